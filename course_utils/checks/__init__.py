@@ -1,0 +1,172 @@
+"""Exercise checks that name the misconception instead of saying "wrong".
+
+A check plays the student's function and the course's solution through the same situation and compares what
+comes out. Where they differ, it looks for a known misconception that gives exactly the student's values.
+"""
+
+import inspect
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from course_utils.messages import Text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Misconception:
+    """What a student with this misconception writes, and what to tell them."""
+
+    name: str
+    wrong: Callable
+    text: Text
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The verdict on one attempt: `kind` is "right", "unfinished", "misconception", "different" or "unusable"."""
+
+    kind: str
+    name: str
+    text: Text
+
+
+class Unusable(Exception):
+    """The student's function cannot be compared: it stops, or returns the wrong kind of thing."""
+
+    def __init__(self, name: str, en: str, zh: str):
+        self.name, self.text = name, Text(en, zh)
+        super().__init__(en)
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise. Calling it with the student's function prints a verdict and gives back a function to go on with.
+
+    Args:
+        name: what the student calls it by.
+        solution: the course's own function; its signature is the one the student must keep.
+        play: runs a function through the situation of the exercise and returns what can be observed, in order.
+            It calls `attempt` for each use of the function, so that mistakes are reported and not raised.
+        unfinished: what the stub computes.
+        misconceptions: looked at in order; the first that gives the student's values is named.
+    """
+
+    name: str
+    solution: Callable
+    play: Callable[[Callable], list["Tensor"]]
+    unfinished: Callable
+    misconceptions: list[Misconception] = field(default_factory=list)
+
+    def misconception(self, name: str, en: str, zh: str) -> Callable[[Callable], Callable]:
+        """Decorator: registers a wrong answer, written as a student would write it, with what to tell them."""
+
+        def register(wrong: Callable) -> Callable:
+            self.misconceptions.append(Misconception(name, wrong, Text(en, zh)))
+            return wrong
+
+        return register
+
+    def __call__(self, student: Callable) -> Callable:
+        """Print the verdict. Returns `student` if it is right, else the course's solution."""
+        verdict = self.diagnose(student)
+        mark = {"right": "✔", "unfinished": "✎"}.get(verdict.kind, "✘")
+        print(f"{mark} {self.name}: {verdict.text.en}\n{mark} {self.name}：{verdict.text.zh}")
+        return student if verdict.kind == "right" else self.solution
+
+    def diagnose(self, student: Callable) -> Diagnosis:
+        """Compare `student` with the solution and name what is wrong, if anything."""
+        try:
+            self._check_signature(student)
+            found = self.play(student)
+        except Unusable as problem:
+            return Diagnosis("unusable", problem.name, problem.text)
+        right = self.play(self.solution)
+        if same(found, right):
+            return Diagnosis("right", "right", Text("right.", "正确。"))
+        if same(found, self.play(self.unfinished)):
+            text = Text(
+                "not written yet. Until it is, the notebook goes on with the course's own version.",
+                "还没有写。在写好之前，笔记本先用课程自带的版本继续。",
+            )
+            return Diagnosis("unfinished", "unfinished", text)
+        for misconception in self.misconceptions:
+            if same(found, self.play(misconception.wrong)):
+                return Diagnosis("misconception", misconception.name, misconception.text)
+        number = next(i for i in range(len(right)) if not same(found[i : i + 1], right[i : i + 1]))
+        got, wanted = _short(found[number]), _short(right[number])
+        text = Text(
+            f"differs from value {number + 1} on: expected {wanted}, got {got}. Do that step by hand.",
+            f"从第 {number + 1} 个值起不同：应为 {wanted}，得到 {got}。请手算这一步对照。",
+        )
+        return Diagnosis("different", "different", text)
+
+    def _check_signature(self, student: Callable) -> None:
+        if not callable(student):
+            raise Unusable(
+                "not a function",
+                f"pass the function itself, check.{self.name}(my_function), not its result.",
+                f"请传入函数本身：check.{self.name}(my_function)，而不是它的返回值。",
+            )
+        wanted = list(inspect.signature(self.solution).parameters)
+        try:
+            given = list(inspect.signature(student).parameters)
+        except ValueError:  # some built-in functions have no signature
+            given = []
+        if given != wanted:
+            names = ", ".join(wanted)
+            raise Unusable(
+                "other arguments",
+                f"keep the arguments of the stub: ({names}).",
+                f"请保留原来的参数：({names})。",
+            )
+
+
+def attempt(function: Callable, *arguments: object) -> object:
+    """Call the student's function; turn an exception inside it into one line with its place.
+
+    Raises:
+        Unusable: the function raised, or returned None.
+    """
+    try:
+        result = function(*arguments)
+    except Unusable:
+        raise
+    except Exception as error:
+        line = _line_of(function, error)
+        what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise Unusable(
+            "exception",
+            f"your function stops in line {line} of its cell with {what}.",
+            f"函数在单元格第 {line} 行中断：{what}。",
+        ) from None
+    if result is None:
+        raise Unusable(
+            "returns None",
+            "your function returns nothing: end it with a `return` line.",
+            "函数没有返回值：请在最后写上 `return`。",
+        )
+    return result
+
+
+def same(found: list["Tensor"], right: list["Tensor"]) -> bool:
+    """Whether two lists of observations agree to a relative 1e-6; nan equals nan."""
+    import torch
+
+    return len(found) == len(right) and all(
+        torch.allclose(a, b, rtol=1e-6, atol=1e-9, equal_nan=True) for a, b in zip(found, right, strict=True)
+    )
+
+
+def _line_of(function: Callable, error: Exception) -> int:
+    """The last line of the student's own code on the way to the error; in a notebook it counts from the cell's top."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == function.__code__.co_filename]
+    return (own or frames)[-1].lineno
+
+
+def _short(value: "Tensor") -> str:
+    return "[" + ", ".join(f"{number:.4g}" for number in value.flatten().tolist()) + "]"
