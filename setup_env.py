@@ -72,9 +72,9 @@ RESOLUTIONS = {"newest": "highest", "oldest": "lowest-direct"}
 CAUSES = [
     (
         r"No space left on device|Errno 28|WinError 112|not enough space",
-        "The disk is full: the course needs about 3 GB, and 10 GB where torch brings CUDA. Make room, then run "
-        "the same command again.",
-        "磁盘已满：本课程约需 3 GB，torch 带 CUDA 时约需 10 GB。请清理空间后重新运行同一命令。",
+        "The disk is full: the course needs about 3 GB, and several GB more where torch brings CUDA. Make room, then "
+        "run the same command again.",
+        "磁盘已满：本课程约需 3 GB，torch 带 CUDA 时还要再多几 GB。请清理空间后重新运行同一命令。",
     ),
     (
         r"CERTIFICATE_VERIFY_FAILED|invalid peer certificate|UnknownIssuer|SSLError",
