@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_course import BIG, code, edit, markdown, notebook, printed, write_course
 
-from tools import COST, ROOT, notebooks, read, write
+from tools import COST, ROOT, find_notebooks, read, write
 from tools.notebooks import WIDGET, run
 
 WIDGETS = f"""from ipywidgets import IntSlider
@@ -46,7 +46,7 @@ def test_running_twice_changes_only_the_costs(course):
 
 
 def test_outputs_are_stored_as_nbval_and_readers_need_them(course):
-    stored = read(notebooks(course, "en")[0])
+    stored = read(find_notebooks(course, "en")[0])
     cells = {cell.id: cell for cell in stored.cells}
     assert set(stored.metadata) == {"kernelspec", "language_info"}
     assert stored.metadata.language_info == {"name": "python"}
@@ -58,12 +58,14 @@ def test_outputs_are_stored_as_nbval_and_readers_need_them(course):
 
 
 def test_pictures_are_described_in_both_languages(course):
-    texts = [read(notebooks(course, language)[0]).cells[2].outputs[0].metadata for language in ("en", "zh")]
+    texts = [read(find_notebooks(course, language)[0]).cells[2].outputs[0].metadata for language in ("en", "zh")]
     assert [text["image/png"]["alt"] for text in texts] == ["A *grey* point.", "一个灰点。"]
 
 
 def test_costs_stand_in_both_notebooks_and_both_maps(course):
-    costs = [COST.search(read(notebooks(course, language)[0]).cells[0].source).group() for language in ("en", "zh")]
+    costs = [
+        COST.search(read(find_notebooks(course, language)[0]).cells[0].source).group() for language in ("en", "zh")
+    ]
     seconds, memory = re.fullmatch(r"(\d+) s · (\d+\.\d) GiB", costs[0]).groups()
     assert costs[0] == costs[1] and int(seconds) >= 1 and float(memory) >= 0.3
     row = f"| 01 | [A point](notebooks/en/01_point.ipynb) | One point is enough. | {costs[0]} |"
@@ -113,4 +115,4 @@ def test_the_kernel_runs_in_the_notebooks_folder_with_one_thread_and_inline_figu
 
 
 def test_the_real_folder_may_be_empty():
-    assert isinstance(notebooks(ROOT, "en"), list)
+    assert isinstance(find_notebooks(ROOT, "en"), list)

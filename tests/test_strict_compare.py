@@ -1,12 +1,14 @@
 """The suite passes on an unbroken copy of a small course and fails when one thing in it is wrong."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from nbval.plugin import get_sanitize_patterns
 from small_course import BIG, edit, run_pytest, write_house
 
-from tools import read, write
+from tools import ROOT, read, write
 from tools.translate import sync
 
 IN_STEP = "tests/test_translation.py::test_the_chinese_notebooks_are_in_step"
@@ -40,6 +42,21 @@ def test_a_changed_number_in_a_stored_output_fails(house):
     shutil.copy(en, zh)
     done = run_pytest(root, "notebooks/en")
     assert done.returncode == 1 and "Cell outputs differ" in done.stdout and "1 failed, 1 passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("✔ Ready: CPU (no GPU).\n✔ 就绪：CPU。\n", False),
+        ("⚠ torch: 3.0\n  → …\nGoing on with: CPU (no GPU).\n继续使用：CPU。\n", False),
+        ("loss 0.18\n", True),
+        ("All Ready: 8 yuan\n", True),
+    ],
+)
+def test_only_the_doctors_words_are_left_out(text, kept):
+    for pattern, replacement in get_sanitize_patterns((ROOT / "tests/sanitize.cfg").read_text("ascii")):
+        result = re.sub(pattern, replacement, text)
+    assert (result == text) is kept
 
 
 def test_an_edited_english_paragraph_fails(house):

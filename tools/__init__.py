@@ -16,13 +16,14 @@ COST = re.compile(r"(?<=<!-- cost -->).*?(?=<!-- /cost -->)", re.DOTALL)
 CAPTION = {"en": "**Figure.**", "zh": "**图**："}
 
 
-def notebooks(root: Path, language: str, numbers: Iterable[str] = ()) -> list[Path]:
+def find_notebooks(root: Path, language: str, numbers: Iterable[str] = ()) -> list[Path]:
     """The notebooks of a language with these numbers, in order; all of them where no number is given."""
-    paths = {path.name[:2]: path for path in sorted((root / "notebooks" / language).glob("[0-9][0-9]_*.ipynb"))}
-    if unknown := set(numbers) - set(paths):
-        known = ", ".join(paths) or "none yet"
-        raise SystemExit(f"No notebook {', '.join(sorted(unknown))} in notebooks/{language}; there are: {known}")
-    return [paths[number] for number in sorted(numbers or paths)]
+    paths = sorted((root / "notebooks" / language).glob("*.ipynb"))
+    wanted, known = set(numbers), {path.name[:2] for path in paths}
+    if unknown := wanted - known:
+        there = ", ".join(sorted(known)) or "none yet"
+        raise SystemExit(f"No notebook {', '.join(sorted(unknown))} in notebooks/{language}; there are: {there}")
+    return [path for path in paths if not wanted or path.name[:2] in wanted]
 
 
 def read(path: Path) -> NotebookNode:

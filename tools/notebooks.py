@@ -7,6 +7,7 @@ Running twice leaves no difference but the costs.
 
 import argparse
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from nbclient.exceptions import CellControlSignal, CellExecutionError, DeadKerne
 from nbformat import NotebookNode
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
 
-from tools import COST, ROOT, describe_pictures, network_attempts, notebooks, read, seal, write
+from tools import COST, ROOT, describe_pictures, find_notebooks, network_attempts, read, seal, write
 from tools.translate import sync
 
 # The kernel's peak memory in bytes: every system keeps it elsewhere and in its own unit.
@@ -56,7 +57,7 @@ def execute(notebook: NotebookNode, folder: Path) -> tuple[float, int]:
         skip_cells_with_tag="gpu",
     )
     start = time.perf_counter()
-    with client.setup_kernel(cwd=str(folder)):
+    with client.setup_kernel(cwd=str(folder), stderr=subprocess.DEVNULL, cleanup_kc=True):
         for index, cell in enumerate(notebook.cells):
             try:
                 client.execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
@@ -94,7 +95,7 @@ def _row(path: Path, root: Path) -> str:
     title, *paragraphs = re.split(r"\n\s*\n", first.strip())
     number, _, name = title.removeprefix("# ").partition(" · ")
     claim = " ".join(paragraphs[0].split()) if paragraphs else ""
-    claim = re.sub(r"^\*\*[^*]+[.:：]\*\*[:：]?\s*", "", claim)
+    claim = re.sub(r"^\*\*[^*]{1,9}\*\*[.:：]?\s*", "", claim)  # **Claim.**
     cost = COST.search(first)
     cells = [number, f"[{name}]({path.relative_to(root).as_posix()})", claim, cost.group() if cost else ""]
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
@@ -105,14 +106,14 @@ def write_maps(root: Path) -> None:
     for language, (name, header) in READMES.items():
         readme = root / name
         if readme.exists():
-            rows = [_row(path, root) for path in notebooks(root, language)]
+            rows = [_row(path, root) for path in find_notebooks(root, language)]
             table = "\n".join(["", header, "|---|---|---|---|", *rows, ""])
             write(readme, MAP.sub(lambda _, table=table: table, readme.read_text("utf-8")))
 
 
 def run(root: Path, numbers: Iterable[str] = ()) -> None:
     """Run notebooks, store outputs and costs, carry them to the other language and to the READMEs."""
-    for path in notebooks(root, "en", numbers):
+    for path in find_notebooks(root, "en", numbers):
         notebook = read(path)
         print(f"{path.name} … ", end="", flush=True)
         try:

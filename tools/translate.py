@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from tools import COST, ROOT, describe_pictures, notebooks, read, write
+from tools import COST, ROOT, describe_pictures, find_notebooks, read, write
 
 
 def source_hash(source: str) -> str:
@@ -30,7 +30,7 @@ def carry(en: NotebookNode, zh: NotebookNode) -> NotebookNode:
         text = texts.get(cell.id) if cell.cell_type == "markdown" else None
         if text is None:
             continue
-        figures = "".join(COST.findall(cell.source))
+        figures = "".join(COST.findall(cell.source)[:1])
         cell.source = COST.sub(figures, text.source)
         if "translation" in text.metadata:
             cell.metadata.translation = text.metadata.translation
@@ -48,7 +48,7 @@ def _read_zh(path: Path) -> NotebookNode:
 
 def sync(root: Path, numbers: Iterable[str] = ()) -> None:
     """Carry code, outputs and metadata; English text stands in for Markdown that has no translation yet."""
-    for english in notebooks(root, "en", numbers):
+    for english in find_notebooks(root, "en", numbers):
         chinese = _partner(english)
         chinese.parent.mkdir(exist_ok=True)
         write(chinese, carry(read(english), _read_zh(chinese)))
@@ -56,7 +56,7 @@ def sync(root: Path, numbers: Iterable[str] = ()) -> None:
 
 def accept(root: Path, number: str, ids: Iterable[str]) -> None:
     """Note that these Chinese cells translate the English text as it is now."""
-    [english] = notebooks(root, "en", [number])
+    [english] = find_notebooks(root, "en", [number])
     chinese = _partner(english)
     sources = {cell.id: cell.source for cell in read(english).cells if cell.cell_type == "markdown"}
     notebook = _read_zh(chinese)
@@ -70,10 +70,10 @@ def accept(root: Path, number: str, ids: Iterable[str]) -> None:
 
 def check(root: Path) -> list[str]:
     """Every difference that should not be, each with its cell and its cure."""
-    pairs = {path.name: path for path in notebooks(root, "en")}
+    pairs = {path.name: path for path in find_notebooks(root, "en")}
     problems = [
         f"zh/{path.name}: there is no English notebook of this name; rename or delete it"
-        for path in notebooks(root, "zh")
+        for path in find_notebooks(root, "zh")
         if path.name not in pairs
     ]
     for name, english in pairs.items():
@@ -86,7 +86,7 @@ def check(root: Path) -> list[str]:
 
 
 def _compare(number: str, en: NotebookNode, zh: NotebookNode) -> Iterator[str]:
-    cure = f"change the English notebook, then run python -m tools.translate sync {number}"
+    cure = f"the English notebook decides: run python -m tools.translate sync {number}"
     wanted = carry(en, zh)
     have = {cell.id: cell for cell in zh.cells}
     order = [cell.id for cell in wanted.cells]
