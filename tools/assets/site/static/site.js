@@ -1,0 +1,1 @@
+document.addEventListener("DOMContentLoaded", () => document.querySelectorAll(".formula").forEach(typesetMath));
