@@ -42,7 +42,7 @@ def test_a_cell_that_uses_the_network_fails(tmp_path: Path):
     assert re.findall(r"Cell \d (PASSED|FAILED)", done.stdout) == [outcome for outcome, _ in CELLS], done.stdout
     assert done.returncode == 1
     for target in (
-        "192.0.2.1:80",
+        "The network is closed while notebooks and tests run (socket.connect: 192.0.2.1:80)",
         "example.org",
         "192.0.2.1:53",
         "getaddrinfo: 192.0.2.2",

@@ -11,10 +11,10 @@ from tools.notebooks import WIDGET, run
 
 WIDGETS = f"""from ipywidgets import IntSlider
 slider = IntSlider()
-print("a", end="")
-print("b")
+print("a")
 bundle = {{"text/plain": "a slider", "{WIDGET}": {{"model_id": slider.model_id, "version_major": 2}}}}
 display(bundle, raw=True)
+print("b")
 held = bytearray(300 * 2**20)"""
 
 
@@ -52,7 +52,7 @@ def test_outputs_are_stored_as_nbval_and_readers_need_them(course):
     assert stored.metadata.language_info == {"name": "python"}
     assert [cells[id].execution_count for id in ("number", "point", "big", "widget")] == [1, 2, None, 3]
     assert cells["big"].outputs == []
-    assert [output.get("text") for output in cells["widget"].outputs] == ["ab\n", None]
+    assert [output.get("text") for output in cells["widget"].outputs] == ["a\nb\n", None]
     assert cells["widget"].outputs[1].data == {"text/plain": "a slider"}
     assert not any("execution" in cell.metadata for cell in stored.cells)
 
