@@ -29,7 +29,8 @@ READMES = {"en": ("README.md",), "zh": ("README.zh-CN.md", "README.md")}
 WORDS = {
     "en": {
         "index": {"deck": "Lecture decks", "runsheet": "Run sheets"},
-        "deck_help": "S opens the speaker notes, O the overview, F the full screen.",
+        "deck_help": "→ and the space bar go on, S opens the speaker notes, O the overview, F the full screen.",
+        "site": "How language models work",
         "solution": "Solution",
         "sheet": "Run sheet",
         "columns": ("Clock", "Minutes", "Section", "Watch for, and ask"),
@@ -39,7 +40,8 @@ WORDS = {
     },
     "zh": {
         "index": {"deck": "课堂幻灯片", "runsheet": "授课流程表"},
-        "deck_help": "按 S 打开演讲者备注，O 显示总览，F 全屏。",
+        "deck_help": "按 → 或空格翻页，S 打开演讲者备注，O 显示总览，F 全屏。",
+        "site": "语言模型是怎样工作的",
         "solution": "参考答案",
         "sheet": "授课流程表",
         "columns": ("时钟", "分钟", "小节", "易错之处与提问"),
@@ -210,8 +212,9 @@ def site(source: Path, target: Path) -> None:
                 (pages / "index.md").write_text(
                     landing(readme.read_text(encoding="utf-8"), language, names), encoding="utf-8"
                 )
-                arguments = ["-q", "-W", "--keep-going", "-c", str(ASSETS / "site"), "-d", f"{box}/doctrees"]
-                if build_main([*arguments, "-D", f"language={language}", str(pages), f"{box}/html"]):
+                settings = [f"-Dlanguage={language}", f"-Dhtml_title={WORDS[language]['site']}"]
+                options = ["-qW", "--keep-going", "-c", str(ASSETS / "site"), "-d", f"{box}/doctrees", *settings]
+                if build_main([*options, str(pages), f"{box}/html"]):
                     raise SystemExit(f"the {language} site has warnings: see above")
                 # myst-nb leaves files beside the folder it is given; only the folder is the site.
                 shutil.move(f"{box}/html", folder / language)

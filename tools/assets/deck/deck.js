@@ -21,9 +21,11 @@ function nearestCut(box) {
     .sort((a, b) => off(a) - off(b))[0];
 }
 
-// Long lines of code become smaller alone; beyond that they scroll.
+// Long lines of code become smaller alone; those that would become too small are wrapped.
 function narrow(pre) {
-  pre.style.zoom = Math.max(0.7, Math.min(1, pre.clientWidth / pre.scrollWidth));
+  const size = Math.min(1, pre.clientWidth / pre.scrollWidth);
+  pre.style.zoom = Math.max(0.7, size);
+  if (size < 0.7) pre.style.whiteSpace = "pre-wrap";
 }
 
 // A slide that would become hard to read is cut in two; one cell that is too tall for a slide scrolls.

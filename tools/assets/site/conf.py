@@ -1,4 +1,4 @@
-"""Sphinx settings of the web site; `tools/publish.py` prepares the pages and passes the language."""
+"""Sphinx settings of the web site; `tools/publish.py` prepares the pages and passes title and language."""
 
 import re
 from pathlib import Path
@@ -10,8 +10,6 @@ from sphinx.writers.html5 import HTML5Translator
 
 ASSETS = Path(__file__).resolve().parent.parent
 
-project = "From gradient descent to your own ChatGLM"
-html_title = project
 extensions = ["myst_nb"]
 root_doc = "index"
 nb_execution_mode = "off"
