@@ -1,13 +1,14 @@
 """Exercise checks: the solution of the notebook passes, and every plausible wrong answer is named.
 
-A wrong answer is made from the notebook's own solution cell by the slip that a student would make, so that checks
-are tested with other code than their own.
+A wrong answer is made from the notebook's own solution cell by the slip that a student would make (tests/slips), so
+that checks are tested with other code than their own.
 """
 
 import ast
 import importlib
 import inspect
 import re
+import runpy
 import textwrap
 from pathlib import Path
 
@@ -17,70 +18,19 @@ import pytest
 from course_utils.checks import Exercise
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks" / "en"
+SLIP_FILES = Path(__file__).parent / "slips"
 
-# notebook → exercise → misconception → (what the solution says, what the student writes instead)
-SLIPS = {
-    "00_start_here": {
-        "average": {
-            "not divided": ("sum(numbers) / len(numbers)", "sum(numbers)"),
-            "rounded down": ("/ len", "// len"),
-            "one too few": ("len(numbers)", "max(1, len(numbers) - 1)"),
-            "middle of the range": ("sum(numbers) / len(numbers)", "(max(numbers) - min(numbers)) / 2 + min(numbers)"),
-            "middle number": ("sum(numbers) / len(numbers)", "__import__('statistics').median(numbers)"),
-        }
-    },
-    "01_gradient_descent": {
-        "momentum": {
-            "velocity sign": ("theta + v", "theta - v"),
-            "no memory": ("alpha * v - learning_rate * g", "-learning_rate * g"),
-            "no friction": ("alpha * v", "v"),
-            "no learning rate": ("learning_rate * g", "g"),
-            "learning rate twice": ("theta + v", "theta + learning_rate * v"),
-            "damped gradient": ("- learning_rate * g", "- (1 - alpha) * learning_rate * g"),
-            "one step late": ("    v = alpha * v - learning_rate * g\n    return theta + v, v",
-                              "    theta = theta + v\n    return theta, alpha * v - learning_rate * g"),
-            "PyTorch's convention": ("v - learning_rate * g\n    return theta + v",
-                                     "v + g\n    return theta - learning_rate * v"),
-        },
-        "rmsprop": {
-            "g not squared": ("g**2", "g"),
-            "delta missing": (" + delta", ""),
-            "delta added to the parameter": ("(r**0.5 + delta)", "r**0.5 + delta"),
-            "no root": ("r**0.5", "r"),
-            "accumulates for ever": ("rho * r + (1 - rho) * g**2", "r + g**2"),
-            "rho swapped": ("rho * r + (1 - rho)", "(1 - rho) * r + rho"),
-            "delta inside the root": ("(r**0.5 + delta)", "(r + delta) ** 0.5"),
-            "no memory": ("r = rho", "old, r = r, rho", "+ delta), r", "+ delta), old"),
-            "climbs": ("theta - ", "theta + "),
-        },
-        "adam": {
-            "no bias correction": (" / (1 - rho1**t)", "", " / (1 - rho2**t)", ""),
-            "first moment not corrected": (" / (1 - rho1**t)", ""),
-            "second moment not corrected": (" / (1 - rho2**t)", ""),
-            "delta added to the parameter": ("(r_hat**0.5 + delta)", "r_hat**0.5 + delta"),
-            "delta missing": (" + delta", ""),
-            "delta inside the root": ("(r_hat**0.5 + delta)", "(r_hat + delta) ** 0.5"),
-            "g not squared": ("g**2", "g"),
-            "gradient multiplied in again": ("learning_rate * s_hat", "learning_rate * g * s_hat"),
-            "s and r swapped in the step": ("s_hat / (r_hat**0.5", "r_hat / (s_hat**0.5"),
-            "s and r swapped in the state": ("(t, s, r)\n", "(t, r, s)\n"),
-            "t starts at 0": ("    t = t + 1\n", "", "(t, s, r)\n", "(t + 1, s, r)\n"),
-            "t does not count": ("t = t + 1", "step, t = t, t + 1", "(t, s, r)\n", "(step, s, r)\n"),
-            "corrected moments kept": ("(t, s, r)\n", "(t, s_hat, r_hat)\n"),
-            "no root": ("r_hat**0.5", "r_hat"),
-            "climbs": ("theta - ", "theta + "),
-        },
-    },
-}  # fmt: skip
-CASES = [(notebook, name) for notebook, exercises in SLIPS.items() for name in exercises]
+SLIPS = {path.stem: runpy.run_path(str(path))["SLIPS"] for path in sorted(SLIP_FILES.glob("*.py"))}
+CASES = [(topic, name) for topic, exercises in SLIPS.items() for name in exercises]
 
 
-def exercise_of(notebook: str, name: str) -> Exercise:
-    return getattr(importlib.import_module(f"course_utils.checks.{notebook[3:]}"), name)
+def exercise_of(topic: str, name: str) -> Exercise:
+    return getattr(importlib.import_module(f"course_utils.checks.{topic}"), name)
 
 
-def cells_of(notebook: str, name: str, tag: str) -> list[str]:
-    cells = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
+def cells_of(topic: str, name: str, tag: str) -> list[str]:
+    [notebook] = NOTEBOOKS.glob(f"[0-9][0-9]_{topic}.ipynb")
+    cells = nbformat.read(notebook, as_version=4).cells
     cells = [cell.source + "\n" for cell in cells if tag in cell.metadata.get("tags", [])]
     return [source for source in cells if f"check.{name}(" in source]
 
@@ -93,10 +43,18 @@ def function_in(source: str) -> object:
     return namespace[definition.name]
 
 
-@pytest.mark.parametrize("notebook, name", CASES)
-def test_the_solution_passes_and_the_stub_is_unfinished(notebook, name, capsys):
-    exercise = exercise_of(notebook, name)
-    [solution], [stub] = (cells_of(notebook, name, tag) for tag in ("solution", "exercise"))
+def test_every_exercise_has_slips():
+    checks = Path(__file__).parent.parent / "course_utils" / "checks"
+    for path in checks.glob("[a-z]*.py"):
+        module = importlib.import_module(f"course_utils.checks.{path.stem}")
+        exercises = {name for name, thing in vars(module).items() if isinstance(thing, Exercise)}
+        assert exercises == set(SLIPS.get(path.stem, {})), f"tests/slips/{path.name}"
+
+
+@pytest.mark.parametrize("topic, name", CASES)
+def test_the_solution_passes_and_the_stub_is_unfinished(topic, name, capsys):
+    exercise = exercise_of(topic, name)
+    [solution], [stub] = (cells_of(topic, name, tag) for tag in ("solution", "exercise"))
     student = function_in(solution)
     assert exercise(student) is student
     assert "✔" in capsys.readouterr().out
@@ -104,11 +62,11 @@ def test_the_solution_passes_and_the_stub_is_unfinished(notebook, name, capsys):
     assert "✎" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("notebook, name", CASES)
-def test_every_slip_is_named(notebook, name):
-    exercise = exercise_of(notebook, name)
-    [solution] = cells_of(notebook, name, "solution")
-    slips = SLIPS[notebook][name]
+@pytest.mark.parametrize("topic, name", CASES)
+def test_every_slip_is_named(topic, name):
+    exercise = exercise_of(topic, name)
+    [solution] = cells_of(topic, name, "solution")
+    slips = SLIPS[topic][name]
     assert len(slips) >= 4
     assert set(slips) == {misconception.name for misconception in exercise.misconceptions}
     for misconception, edits in slips.items():
@@ -122,11 +80,11 @@ def test_every_slip_is_named(notebook, name):
         assert len({getattr(m.text, language) for m in exercise.misconceptions}) == len(slips)
 
 
-@pytest.mark.parametrize("notebook, name", CASES)
-def test_the_package_holds_the_taught_solution(notebook, name):
-    [solution] = cells_of(notebook, name, "solution")
+@pytest.mark.parametrize("topic, name", CASES)
+def test_the_package_holds_the_taught_solution(topic, name):
+    [solution] = cells_of(topic, name, "solution")
     taught = next(node for node in ast.parse(solution).body if isinstance(node, ast.FunctionDef))
-    kept = ast.parse(textwrap.dedent(inspect.getsource(exercise_of(notebook, name).solution))).body[0]
+    kept = ast.parse(textwrap.dedent(inspect.getsource(exercise_of(topic, name).solution))).body[0]
     if isinstance(kept, ast.FunctionDef):
         assert ast.dump(kept.args) == ast.dump(taught.args)
         assert [ast.dump(line) for line in kept.body] == [ast.dump(line) for line in taught.body]
@@ -134,9 +92,9 @@ def test_the_package_holds_the_taught_solution(notebook, name):
         assert ast.unparse(taught.body[0].value) in ast.unparse(kept)
 
 
-@pytest.mark.parametrize("notebook, name", CASES)
-def test_unusable_answers_get_one_line_that_says_what_to_do(notebook, name, capsys):
-    exercise = exercise_of(notebook, name)
+@pytest.mark.parametrize("topic, name", CASES)
+def test_unusable_answers_get_one_line_that_says_what_to_do(topic, name, capsys):
+    exercise = exercise_of(topic, name)
     arguments = ", ".join(inspect.signature(exercise.solution).parameters)
     answers = {
         "not a function": 3,

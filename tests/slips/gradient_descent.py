@@ -1,0 +1,45 @@
+"""Wrong answers to the exercises of notebook 01."""
+
+# exercise → misconception → (what the solution says, what the student writes instead), once or more
+SLIPS = {
+    "momentum": {
+        "velocity sign": ("theta + v", "theta - v"),
+        "no memory": ("alpha * v - learning_rate * g", "-learning_rate * g"),
+        "no friction": ("alpha * v", "v"),
+        "no learning rate": ("learning_rate * g", "g"),
+        "learning rate twice": ("theta + v", "theta + learning_rate * v"),
+        "damped gradient": ("- learning_rate * g", "- (1 - alpha) * learning_rate * g"),
+        "one step late": ("    v = alpha * v - learning_rate * g\n    return theta + v, v",
+                          "    theta = theta + v\n    return theta, alpha * v - learning_rate * g"),
+        "PyTorch's convention": ("v - learning_rate * g\n    return theta + v",
+                                 "v + g\n    return theta - learning_rate * v"),
+    },
+    "rmsprop": {
+        "g not squared": ("g**2", "g"),
+        "delta missing": (" + delta", ""),
+        "delta added to the parameter": ("(r**0.5 + delta)", "r**0.5 + delta"),
+        "no root": ("r**0.5", "r"),
+        "accumulates for ever": ("rho * r + (1 - rho) * g**2", "r + g**2"),
+        "rho swapped": ("rho * r + (1 - rho)", "(1 - rho) * r + rho"),
+        "delta inside the root": ("(r**0.5 + delta)", "(r + delta) ** 0.5"),
+        "no memory": ("r = rho", "old, r = r, rho", "+ delta), r", "+ delta), old"),
+        "climbs": ("theta - ", "theta + "),
+    },
+    "adam": {
+        "no bias correction": (" / (1 - rho1**t)", "", " / (1 - rho2**t)", ""),
+        "first moment not corrected": (" / (1 - rho1**t)", ""),
+        "second moment not corrected": (" / (1 - rho2**t)", ""),
+        "delta added to the parameter": ("(r_hat**0.5 + delta)", "r_hat**0.5 + delta"),
+        "delta missing": (" + delta", ""),
+        "delta inside the root": ("(r_hat**0.5 + delta)", "(r_hat + delta) ** 0.5"),
+        "g not squared": ("g**2", "g"),
+        "gradient multiplied in again": ("learning_rate * s_hat", "learning_rate * g * s_hat"),
+        "s and r swapped in the step": ("s_hat / (r_hat**0.5", "r_hat / (s_hat**0.5"),
+        "s and r swapped in the state": ("(t, s, r)\n", "(t, r, s)\n"),
+        "t starts at 0": ("    t = t + 1\n", "", "(t, s, r)\n", "(t + 1, s, r)\n"),
+        "t does not count": ("t = t + 1", "step, t = t, t + 1", "(t, s, r)\n", "(step, s, r)\n"),
+        "corrected moments kept": ("(t, s, r)\n", "(t, s_hat, r_hat)\n"),
+        "no root": ("r_hat**0.5", "r_hat"),
+        "climbs": ("theta - ", "theta + "),
+    },
+}  # fmt: skip
