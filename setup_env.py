@@ -3,7 +3,7 @@
     python setup_env.py lab [OPTIONS OF jupyter lab]   open the notebooks
     python setup_env.py test [OPTIONS OF pytest]       run every notebook and all tests
 
-and for those who write the course: notebooks, slides, student, site (see CONTRIBUTING.md),
+and for those who write the course: notebooks, slides, student, runsheets, site,
 install (only set up), lock (compile requirements.txt from pyproject.toml; `lock --upgrade` for the newest).
 
 Every command first makes .venv hold exactly what requirements.txt says, with uv where it is found, else
@@ -52,6 +52,7 @@ COMMANDS = {
     "slides": (["tools.publish", "slides"], ROOT),
     "student": (["tools.publish", "student"], ROOT),
     "site": (["tools.publish", "site"], ROOT),
+    "runsheets": (["tools.publish", "runsheets"], ROOT),
 }
 
 # torch moves by hand: its wheels come from several places (CPU, CUDA), and all must have the version.
