@@ -53,6 +53,14 @@ def as_messages(history: History) -> list[Message]:
             messages += [{"role": "user", "content": query}, {"role": "assistant", "content": answer}]
         else:
             raise _bad_history(f"{item!r:.80}")
+    for message in messages:
+        try:
+            message["content"].encode()
+        except UnicodeEncodeError:
+            raise CourseError(
+                "the text holds half a character: decode bytes as UTF-8 before they come here",
+                "文本中有半个字符：请先把字节按 UTF-8 解码",
+            ) from None
     return messages
 
 
