@@ -1,6 +1,6 @@
 """The published weights give the published numbers, on both kinds of network, however they are used.
 
-The reference logits were computed in float32 with the published modelling files; the fixtures' README says how.
+The reference logits were computed in float32 with the published modelling files.
 """
 
 import json

@@ -14,7 +14,7 @@ _HOME = {
     "chat": "conversation",
     "stream_chat": "conversation",
 }
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str):

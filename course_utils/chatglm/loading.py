@@ -18,6 +18,7 @@ from course_utils.chatglm.prefix import prefix_tensors, set_prefix
 from course_utils.chatglm.published import (
     PREFIX_NAMES,
     Tensors,
+    closing_files,
     first_generation_config,
     first_generation_tensors,
     generation_of,
@@ -48,8 +49,8 @@ def load_chatglm(
         device: "auto" takes the GPU where there is one that works.
         quantize: None; "int8" or "int4", which run everywhere; "bnb-int8" or "bnb-nf4" by bitsandbytes.
 
-    The second generation and later become transformers' own `GlmForCausalLM`. Weights are read one at a time and
-    go straight to their device; nothing is written to disk.
+    The second generation and later become transformers' own `GlmForCausalLM`. Weights are read one at a time
+    and go straight to their device; nothing is written to disk.
     """
     folder = Path(folder)
     raw = read_config(folder)
@@ -71,7 +72,7 @@ def load_chatglm(
         need //= 2 if by_library.load_in_8bit else 4
     _check_memory(need, chosen_device, quantize)
 
-    with _progress_bar(need > GIB):
+    with _progress_bar(need > GIB), closing_files():
         model = model_class(config).from_pretrained(
             None,
             config=config,
@@ -134,9 +135,11 @@ def convert(folder: str | Path, out: str | Path) -> Path:
     free = shutil.disk_usage(out.parent).free
     if need > free:
         raise CourseError(
-            f"The converted model takes {gib(need)} and {gib(free)} are free on the disk of {out}: free some, or give "
+            f"The converted model takes {gib(need)} and {gib(free)} are free on the disk of {out}: free "
+            f"some, or give "
             "a folder on another disk.",
-            f"转换后的模型需要 {gib(need)}，而 {out} 所在磁盘只剩 {gib(free)}：请腾出空间，或给出另一块磁盘上的文件夹。",
+            f"转换后的模型需要 {gib(need)}，而 {out} 所在磁盘只剩 {gib(free)}：请腾出空间，"
+            f"或给出另一块磁盘上的文件夹。",
         )
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -168,7 +171,8 @@ def _pick_dtype(dtype: str | torch.dtype, raw: dict[str, Any], device: torch.dev
 
 
 def _bitsandbytes(quantize: str | None, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype):
-    """The setting for bitsandbytes if that is what `quantize` asks for; an error if it asks for the impossible."""
+    """The setting for bitsandbytes if that is what `quantize` asks for; an error if it asks for the "
+    "impossible."""
     known = [*quantization.ROWWISE, *quantization.BITSANDBYTES]
     if quantize is not None and quantize not in known:
         raise CourseError(
@@ -178,7 +182,8 @@ def _bitsandbytes(quantize: str | None, config: PreTrainedConfig, device: torch.
     held = getattr(config, "quantization_config", None)
     if held is not None and quantize is not None and quantization.ROWWISE.get(quantize) != held.get("bits"):
         raise CourseError(
-            f"These files are quantised already ({held.get('bits', '?')} bits): leave quantize out, or take the "
+            f"These files are quantised already ({held.get('bits', '?')} bits): leave quantize out, or "
+            f"take the "
             "float16 files.",
             f"这些文件已经量化过（{held.get('bits', '?')} 位）：请去掉 quantize，或改用 float16 的文件。",
         )
@@ -204,9 +209,12 @@ def _check_names_and_shapes(config: PreTrainedConfig, tensors: Tensors, folder: 
     wrong = sorted(name for name in needed.keys() | found.keys() if needed.get(name) != found.get(name))
     name = wrong[0]
     raise CourseError(
-        f"config.json and the weights in {folder} do not belong together: {name} is {found.get(name, 'missing')} in the "
-        f"files and {needed.get(name, 'unknown')} by config.json ({len(wrong)} such). Download the folder again.",
-        f"{folder} 中的 config.json 与权重不匹配：{name} 在文件中是 {found.get(name, '缺失')}，按 config.json 应为 "
+        f"config.json and the weights in {folder} do not belong together: {name} is "
+        f"{found.get(name, 'missing')} in the "
+        f"files and {needed.get(name, 'unknown')} by config.json ({len(wrong)} such). Download the folder "
+        f"again.",
+        f"{folder} 中的 config.json 与权重不匹配：{name} 在文件中是 {found.get(name, '缺失')}，按 "
+        f"config.json 应为 "
         f"{needed.get(name, '没有')}（共 {len(wrong)} 处）。请重新下载该文件夹。",
     )
 
@@ -222,7 +230,8 @@ def _check_memory(need: int, device: torch.device, quantize: str | None) -> None
             "使用 quantize='int8' 或 'int4'，或更小的 dtype",
         )
     raise CourseError(
-        f"The weights take {gib(need)} and {gib(free)} are free on {device}: {cure[0]}, or take a smaller model.",
+        f"The weights take {gib(need)} and {gib(free)} are free on {device}: {cure[0]}, or take a smaller "
+        f"model.",
         f"权重需要 {gib(need)}，而 {device} 上只剩 {gib(free)}：请{cure[1]}，或换用较小的模型。",
     )
 

@@ -25,7 +25,8 @@ def free_bytes(device: torch.device) -> int:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """`auto` is the GPU where this torch has been built for it, else the CPU; anything else is taken at its word."""
+    """`auto` is the GPU where this torch has been built for it, else the CPU; anything else is taken at "
+    "its word."""
     if device == "auto":
         return torch.device("cpu" if gpu_obstacle() else "cuda")
     try:
@@ -43,7 +44,7 @@ def pick_device(device: str | torch.device) -> torch.device:
 def gpu_obstacle() -> Text | None:
     """Why torch cannot compute on this machine's GPU, or None if it can.
 
-    A P100 shows why asking `torch.cuda.is_available()` is not enough: it says yes, and the first kernel fails.
+    A P100 shows why asking `torch.cuda.is_available()` is not enough: it says yes and the first kernel fails.
     """
     if not torch.cuda.is_available():
         return Text("torch sees no GPU here: use device='cpu'.", "torch 在此找不到 GPU：请用 device='cpu'。")
@@ -54,9 +55,11 @@ def gpu_obstacle() -> Text | None:
     if built and major * 10 + minor < min(built):
         name = torch.cuda.get_device_name()
         return Text(
-            f"This torch is built for GPUs from sm_{min(built)} on, and {name} is sm_{major}{minor}: install torch from "
+            f"This torch is built for GPUs from sm_{min(built)} on, and {name} is sm_{major}{minor}: "
+            f"install torch from "
             "the cu126 index, or use device='cpu'.",
-            f"当前 torch 只支持 sm_{min(built)} 及以上的 GPU，而 {name} 是 sm_{major}{minor}：请安装 cu126 版的 torch，"
+            f"当前 torch 只支持 sm_{min(built)} 及以上的 GPU，而 {name} 是 sm_{major}{minor}：请安装 cu126 "
+            f"版的 torch，"
             "或用 device='cpu'。",
         )
     return None

@@ -1,15 +1,15 @@
 """The network of ChatGLM-6B, the first generation, on today's transformers.
 
 The library has no class for it, so here it is whole. Module names are those of the published weights, which
-therefore need no renaming. Read it from the bottom up: the language model runs the transformer, the transformer
-runs its blocks, a block runs attention and a small network.
+therefore need no renaming. Read it from the bottom up: the language model runs the transformer, the
+transformer runs its blocks, a block runs attention and a small network.
 
 Four things set this model apart from a plain GPT:
 
 * It reads the prompt in both directions. Everything before the token `<sop>` is visible to every position;
   from `<sop>` on, where the answer is written, a position sees only what stands before it.
-* Every token has two positions: where it stands in the prompt, and how far into the answer it is. Half of each
-  attention head is rotated by the first and half by the second.
+* Every token has two positions: where it stands in the prompt, and how far into the answer it is. Half of
+  each attention head is rotated by the first and half by the second.
 * The residual connection carries the *normalised* value, multiplied by √56.
 * In front of the text may stand learned keys and values, the prefix of P-Tuning v2.
 
@@ -93,17 +93,19 @@ class ChatGLM1Config(PreTrainedConfig):
         )
 
 
-# ------------------------------------------------------------------------------------------------ positions and mask
+# ----------------------------------------------------------------------------------------- positions and mask
 
 
 def context_lengths(input_ids: Tensor, config: ChatGLM1Config) -> Tensor:
-    """Index of the first `<sop>` of each sequence: everything before it is the prompt, read in both directions."""
+    """Index of the first `<sop>` of each sequence: everything before it is the prompt, read in both "
+    "directions."""
     is_sop = input_ids == config.bos_token_id
     if not bool(is_sop.any(dim=-1).all()):
         raise CourseError(
             "A prompt has no <sop> token, so the model cannot tell where its answer begins: encode text with "
             "load_tokenizer(folder), which appends [gMASK] <sop>.",
-            "提示中没有 <sop>，模型不知道回答从哪里开始：请用 load_tokenizer(folder) 编码，它会在末尾加上 [gMASK] <sop>。",
+            "提示中没有 <sop>，模型不知道回答从哪里开始：请用 load_tokenizer(folder) 编码，它会在末尾加上 "
+            "[gMASK] <sop>。",
         )
     return is_sop.int().argmax(dim=-1)  # [b]
 
@@ -149,15 +151,15 @@ def visibility(
     return visible[:, None]
 
 
-# ------------------------------------------------------------------------------------------------- rotary embedding
+# ------------------------------------------------------------------------------------------- rotary embedding
 
 
 def rotary_table(positions: Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine of each position's angles, each [b, 1, s, dim].
 
-    The weights were trained and published with frequencies and angles rounded to half precision, and they live
-    with that: a half-precision run with exact angles disagrees with the published one on long texts. So the
-    frequencies are always rounded, and in half precision the angles too.
+    The weights were trained and published with frequencies and angles rounded to half precision, and they
+    live with that: a half-precision run with exact angles disagrees with the published one on long texts. So
+    the frequencies are always rounded, and in half precision the angles too.
     """
     frequencies = 1.0 / 10000 ** (torch.arange(0, dim, 2, device=positions.device).float() / dim)
     precision = torch.float16 if dtype == torch.float16 else torch.float32
@@ -179,14 +181,15 @@ def rotate_both(x: Tensor, tables: tuple[tuple[Tensor, Tensor], tuple[Tensor, Te
     return torch.cat((rotate(prompt_half, tables[0]), rotate(answer_half, tables[1])), dim=-1)
 
 
-# -------------------------------------------------------------------------------------------------- prefix encoder
+# --------------------------------------------------------------------------------------------- prefix encoder
 
 
 class PrefixEncoder(nn.Module):
     """Learned keys and values that stand before the text in every layer (P-Tuning v2), for every generation.
 
-    Without projection they are one row of a table for each of the `length` places; with projection a two-layer
-    network makes them from the rows. All of it stays in float32, where small steps of training survive.
+    Without projection they are one row of a table for each of the `length` places; with projection a
+    two-layer network makes them from the rows. All of it stays in float32, where small steps of training
+    survive.
     """
 
     def __init__(self, config: PreTrainedConfig, length: int, projection: bool):
@@ -197,7 +200,7 @@ class PrefixEncoder(nn.Module):
         self.heads = getattr(config, "num_key_value_heads", heads)
         self.head_dim = getattr(config, "head_dim", hidden // heads)
         width = self.layers * 2 * self.heads * self.head_dim
-        # The rows to be projected are short in the first generation, and as wide as the result in the later ones.
+        # Rows to be projected are short in the first generation, and as wide as the result later on.
         row = hidden if projection and isinstance(config, ChatGLM1Config) else width
         self.embedding = nn.Embedding(length, row, dtype=torch.float32)
         if projection:
@@ -211,7 +214,8 @@ class PrefixEncoder(nn.Module):
         self.dropout = nn.Dropout(0.1)
 
     def reset(self) -> None:
-        """Fresh values. A table without projection *is* the keys and values, so it starts as large as those are."""
+        """Fresh values. A table without projection *is* the keys and values, so it starts as large as "
+        "those are."""
         if isinstance(self.trans, nn.Identity):
             init.normal_(self.embedding.weight)
             return
@@ -229,7 +233,7 @@ class PrefixEncoder(nn.Module):
         return [(key, value) for key, value in prefix]
 
 
-# ------------------------------------------------------------------------------------------------------ the network
+# ------------------------------------------------------------------------------------------------ the network
 
 
 class Attention(nn.Module):
@@ -404,7 +408,8 @@ class ChatGLM1ForCausalLM(ChatGLM1PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=output.past_key_values)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, attention_mask=None, **kwargs) -> dict:
-        """What one step of `generate` feeds: the new tokens, with positions worked out from the whole text."""
+        """What one step of `generate` feeds: the new tokens, with positions worked out from the whole "
+        "text."""
         # `generate` counts position_ids up by one in both channels, which is wrong here: compute them anew.
         kwargs["position_ids"] = position_pairs(input_ids, attention_mask, self.config)
         return super().prepare_inputs_for_generation(input_ids, attention_mask=attention_mask, **kwargs)

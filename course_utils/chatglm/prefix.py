@@ -1,7 +1,8 @@
 """P-Tuning v2: learned keys and values in front of the text, on the models of every generation.
 
-The first generation has room for a prefix in its own network. `GlmForCausalLM` has not, so there a hook puts the
-prefix into the cache before the first tokens. The text keeps its positions from 0, as when the prefix was trained.
+The first generation has room for a prefix in its own network. `GlmForCausalLM` has not, so there a hook puts
+the prefix into the cache before the first tokens. The text keeps its positions from 0, as when the prefix was
+trained.
 """
 
 from pathlib import Path
@@ -42,7 +43,8 @@ def load_prefix(model: PreTrainedModel, path: str | Path) -> PreTrainedModel:
     path = Path(path)
     if not path.exists():
         raise CourseError(
-            f"There is no prefix at {path}: give the checkpoint folder of a P-Tuning v2 run, or the file in it.",
+            f"There is no prefix at {path}: give the checkpoint folder of a P-Tuning v2 run, or the file "
+            f"in it.",
             f"{path} 不存在：请给出 P-Tuning v2 训练得到的检查点文件夹，或其中的文件。",
         )
     set_prefix(model, prefix_tensors(open_tensors(weight_files(path) if path.is_dir() else [path])), path)
@@ -58,9 +60,11 @@ def set_prefix(model: PreTrainedModel, tensors: Tensors, path: Path) -> None:
     """Give `model` the prefix that these tensors hold; `path` is where they came from."""
     if "embedding.weight" not in tensors:
         raise CourseError(
-            f"{path} holds no prefix (no prefix_encoder.embedding.weight): give a P-Tuning v2 checkpoint; a LoRA "
+            f"{path} holds no prefix (no prefix_encoder.embedding.weight): give a P-Tuning v2 checkpoint; "
+            f"a LoRA "
             "adapter is loaded with peft.",
-            f"{path} 中没有前缀（缺少 prefix_encoder.embedding.weight）：请给出 P-Tuning v2 检查点；LoRA 适配器请用 peft 加载。",
+            f"{path} 中没有前缀（缺少 prefix_encoder.embedding.weight）：请给出 P-Tuning v2 检查点；LoRA "
+            f"适配器请用 peft 加载。",
         )
     values = {name: tensor.read().float() for name, tensor in tensors.items()}
     projection = "trans.0.weight" in values
@@ -72,7 +76,8 @@ def set_prefix(model: PreTrainedModel, tensors: Tensors, path: Path) -> None:
     if wanted != found:
         name = next(name for name in wanted if wanted[name] != found.get(name))
         raise CourseError(
-            f"The prefix in {path} was trained for another model: {name} is {found.get(name)}, this model needs "
+            f"The prefix in {path} was trained for another model: {name} is {found.get(name)}, this model "
+            f"needs "
             f"{wanted[name]}. Load the model that it was trained on.",
             f"{path} 中的前缀是为另一个模型训练的：{name} 的形状是 {found.get(name)}，"
             f"本模型需要 {wanted[name]}。请加载训练它时所用的模型。",
@@ -81,13 +86,15 @@ def set_prefix(model: PreTrainedModel, tensors: Tensors, path: Path) -> None:
 
 
 def _put_prefix_into_cache(base: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Before each call of GlmModel: fill an empty cache with the prefix, and leave the text its own positions."""
+    """Before each call of GlmModel: fill an empty cache with the prefix, and leave the text its own "
+    "positions."""
     prefix: PrefixEncoder = base.prefix_encoder
     if base.training and any(layer.gradient_checkpointing for layer in base.layers):
         raise CourseError(
             "A prefix lives in the cache, which gradient checkpointing throws away: train it without "
             "gradient_checkpointing, or train a LoRA.",
-            "前缀存放在缓存中，而梯度检查点会丢弃缓存：训练前缀时请关闭 gradient_checkpointing，或改为训练 LoRA。",
+            "前缀存放在缓存中，而梯度检查点会丢弃缓存：训练前缀时请关闭 gradient_checkpointing，或改为训练 "
+            "LoRA。",
         )
     if args:  # callers name all but the first argument
         kwargs = {"input_ids": args[0], **kwargs}
@@ -115,7 +122,8 @@ def _put_prefix_into_cache(base: nn.Module, args: tuple, kwargs: dict) -> tuple[
 
 
 def _hand_out_no_cache_unasked(base: nn.Module, args: tuple, kwargs: dict, output):
-    """After each call: without `use_cache` the cache only carried the prefix, and `generate` must not go on with it."""
+    """After each call: without `use_cache` the cache only carried the prefix, and `generate` must not go "
+    "on with it."""
     if kwargs.get("use_cache") is False:
         output.past_key_values = None
     return output

@@ -1,13 +1,14 @@
-"""A folder with a ChatGLM checkpoint: what its config.json means, and its tensors, each read when it is asked for.
+"""A folder with a ChatGLM checkpoint: what its config.json means, and its tensors, each read when asked for.
 
 The second generation and GLM-4 are the network that transformers calls Glm, under other tensor names and with
-query, key and value in one matrix. `native_config` and `native_tensors` translate; nothing is written to disk.
+query, key and value in one matrix. `native_config` and `native_tensors` translate; nothing is copied.
 """
 
 import json
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from transformers import GlmConfig
 from course_utils.chatglm.modeling import ChatGLM1Config
 from course_utils.messages import CourseError
 
-# ------------------------------------------------------------------------------------------------------ config.json
+# ------------------------------------------------------------------------------------------------ config.json
 
 NATIVE_TYPES = ("glm", ChatGLM1Config.model_type)
 
@@ -45,8 +46,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if model_type != "chatglm" and model_type not in NATIVE_TYPES:
         raise CourseError(
             f"{path} describes a model of type {model_type!r}, not a ChatGLM: load it with transformers' "
-            "AutoModelForCausalLM, or give the folder of a ChatGLM-6B, ChatGLM2-6B, ChatGLM3-6B or GLM-4-9B-chat.",
-            f"{path} 描述的是 {model_type!r} 类型的模型，不是 ChatGLM：请用 transformers 的 AutoModelForCausalLM 加载它，"
+            "AutoModelForCausalLM, or give the folder of a ChatGLM-6B, ChatGLM2-6B, ChatGLM3-6B or "
+            "GLM-4-9B-chat.",
+            f"{path} 描述的是 {model_type!r} 类型的模型，不是 ChatGLM：请用 transformers 的 "
+            f"AutoModelForCausalLM 加载它，"
             "或给出 ChatGLM-6B、ChatGLM2-6B、ChatGLM3-6B、GLM-4-9B-chat 的文件夹。",
         )
     return config
@@ -75,7 +78,8 @@ def quantization_bits(config: dict[str, Any]) -> int | None:
     """8 or 4 where the published files hold quantised weights."""
     if config.get("quantization_embeddings"):
         raise CourseError(
-            "This checkpoint also quantises its embeddings, which is not supported: take the plain int4 files.",
+            "This checkpoint also quantises its embeddings, which is not supported: take the plain int4 "
+            "files.",
             "该检查点连词嵌入也量化了，这里不支持：请改用普通的 int4 文件。",
         )
     return config.get("quantization_bit") or None
@@ -85,7 +89,8 @@ def native_config(config: dict[str, Any]) -> GlmConfig:
     """A published config.json of the second generation or later, in transformers' words."""
     if config.get("apply_residual_connection_post_layernorm") or not config.get("original_rope", True):
         raise CourseError(
-            "This config.json changes the network (apply_residual_connection_post_layernorm or original_rope); "
+            "This config.json changes the network (apply_residual_connection_post_layernorm or "
+            "original_rope); "
             "the four published models do not. Compare it with the published file.",
             "该 config.json 改动了网络结构（apply_residual_connection_post_layernorm 或 original_rope），"
             "四个公开模型都没有这样的改动，请与公开的文件对照。",
@@ -142,7 +147,7 @@ def first_generation_config(config: dict[str, Any]) -> ChatGLM1Config:
     return ChatGLM1Config(**kept, architectures=["ChatGLM1ForCausalLM"], chatglm_generation=1)
 
 
-# ----------------------------------------------------------------------------------------------------------- tensors
+# ---------------------------------------------------------------------------------------------------- tensors
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,8 @@ def weight_files(folder: str | Path) -> list[Path]:
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
                 raise CourseError(
-                    f"{len(missing)} of {len(shards)} weight files are missing from {folder} ({missing[0]} first): "
+                    f"{len(missing)} of {len(shards)} weight files are missing from {folder} ({missing[0]} "
+                    f"first): "
                     "download the folder again, finished files are kept.",
                     f"{folder} 缺少 {len(shards)} 个权重文件中的 {len(missing)} 个（首先是 {missing[0]}）："
                     "请重新下载，已完成的文件会保留。",
@@ -235,7 +241,7 @@ def open_safetensors(file: Path) -> Tensors:
 
     try:
         with safe_open(file, framework="pt") as content:
-            slices = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
+            slices = {name: content.get_slice(name) for name in content.keys()}
             return {
                 name: StoredTensor(
                     tuple(part.get_shape()),
@@ -252,10 +258,20 @@ def open_safetensors(file: Path) -> Tensors:
 def _load_bin(file: Path, changed: int) -> dict[str, Tensor]:
     """A .bin file, mapped rather than read. Only tensors are accepted: a pickle can hold programs.
 
-    The two last used files stay mapped: tensors are asked for in the order of the layers, as the files are filled.
+    The two last used files stay mapped: tensors are asked for in the order of the layers, as the files hold
+    them.
     """
     mapped = zipfile.is_zipfile(file)  # files of the oldest format cannot be mapped
     return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+
+
+@contextmanager
+def closing_files() -> Iterator[None]:
+    """Leave no .bin file mapped behind, other than for the weights that are used in place."""
+    try:
+        yield
+    finally:
+        _load_bin.cache_clear()
 
 
 def open_bin(file: Path) -> Tensors:
@@ -273,7 +289,7 @@ def open_bin(file: Path) -> Tensors:
     }
 
 
-# ------------------------------------------------------------------------------------------ published names → native
+# ----------------------------------------------------------------------------------- published names → native
 
 PREFIX_NAMES = "prefix_encoder."
 _ROTARY_TABLES = (".rotary_emb.inv_freq", ".rotary_pos_emb.inv_freq")  # computed, not loaded
@@ -290,7 +306,8 @@ _FUSED = ".self_attention.query_key_value."
 
 
 def native_tensors(published: Tensors, config: dict[str, Any]) -> Tensors:
-    """The tensors of a published checkpoint, second generation or later, under the names of GlmForCausalLM."""
+    """The tensors of a published checkpoint, second generation or later, under the names of "
+    "GlmForCausalLM."""
     rows = _fused_rows(config)
     native: Tensors = {}
     for name, tensor in published.items():

@@ -1,7 +1,7 @@
-"""Weights in 8 or 4 bits: whole numbers and one scale for each row, turned back into numbers where they are used.
+"""Weights in 8 or 4 bits: whole numbers and one scale for each row, expanded where they are used.
 
-This is the format of the published int8 and int4 files. It needs nothing but torch, so it runs on a CPU and on any
-GPU; it saves memory, not time. bitsandbytes is faster on the GPUs that it supports.
+This is the format of the published int8 and int4 files. It needs nothing but torch, so it runs on a CPU and
+on any GPU; it saves memory, not time. bitsandbytes is faster on the GPUs that it supports.
 """
 
 from importlib.util import find_spec
@@ -56,7 +56,8 @@ class _Multiply(torch.autograd.Function):
 
 
 class QuantizedLinear(nn.Linear):
-    """A linear layer that holds its weight in 8 or 4 bits. The weight is frozen; what is around it can be trained."""
+    """A linear layer that holds its weight in 8 or 4 bits. The weight is frozen; what is around it can be "
+    "trained."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool, bits: int, dtype: torch.dtype):
         super().__init__(in_features, out_features, bias, device="meta", dtype=dtype)
@@ -134,7 +135,8 @@ def bitsandbytes_config(kind: str, device: torch.device, dtype: torch.dtype) -> 
     instead = BITSANDBYTES[kind]
     if find_spec("bitsandbytes") is None:
         raise CourseError(
-            f"quantize={kind!r} needs the package bitsandbytes: `pip install bitsandbytes`, or use quantize={instead!r}, "
+            f"quantize={kind!r} needs the package bitsandbytes: `pip install bitsandbytes`, or use "
+            f"quantize={instead!r}, "
             "which needs no package.",
             f"quantize={kind!r} 需要 bitsandbytes：请运行 `pip install bitsandbytes`，"
             f"或改用无需安装的 quantize={instead!r}。",
@@ -144,16 +146,21 @@ def bitsandbytes_config(kind: str, device: torch.device, dtype: torch.dtype) -> 
         name = torch.cuda.get_device_name(device)
         if kind == "bnb-int8" and (major, minor) < (7, 5):
             raise CourseError(
-                f"bitsandbytes computes int8 on tensor cores from sm_75 on (T4); {name} is sm_{major}{minor} and has "
+                f"bitsandbytes computes int8 on tensor cores from sm_75 on (T4); {name} is "
+                f"sm_{major}{minor} and has "
                 f"none: use quantize={instead!r}.",
-                f"bitsandbytes 的 int8 需要 sm_75 及以上（T4）的张量核心；{name} 是 sm_{major}{minor}，没有张量核心："
+                f"bitsandbytes 的 int8 需要 sm_75 及以上（T4）的张量核心；{name} 是 sm_{major}{minor}，"
+                f"没有张量核心："
                 f"请用 quantize={instead!r}。",
             )
         if (major, minor) < (7, 5) and not (torch.version.cuda or "").startswith("12.6"):
             raise CourseError(
-                f"Only the CUDA 12.6 build of bitsandbytes runs on {name} (sm_{major}{minor}), and this torch is built "
-                f"for CUDA {torch.version.cuda}: use quantize={instead!r}, or install torch from the cu126 index.",
-                f"只有 CUDA 12.6 版的 bitsandbytes 能在 {name}（sm_{major}{minor}）上运行，而当前 torch 对应 CUDA "
+                f"Only the CUDA 12.6 build of bitsandbytes runs on {name} (sm_{major}{minor}), and this "
+                f"torch is built "
+                f"for CUDA {torch.version.cuda}: use quantize={instead!r}, or install torch from the cu126 "
+                f"index.",
+                f"只有 CUDA 12.6 版的 bitsandbytes 能在 {name}（sm_{major}{minor}）上运行，而当前 torch "
+                f"对应 CUDA "
                 f"{torch.version.cuda}：请用 quantize={instead!r}，或安装 cu126 版的 torch。",
             )
     elif kind == "bnb-int8":
