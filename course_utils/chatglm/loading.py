@@ -81,6 +81,9 @@ def load_chatglm(
             device_map={"": chosen_device},
             quantization_config=by_library,
         )
+    # A PEFT adapter writes down what it was trained on and reads its config again. In a published one it
+    # would misread the vocabulary and save the embeddings with the adapter; no name spares it that.
+    model.name_or_path = model.config.name_or_path = "" if raw["model_type"] == "chatglm" else str(folder)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     if prefix:
