@@ -203,6 +203,8 @@ def test_leaving_a_stream_ends_the_computation():
     assert not [t for t in threading.enumerate() if t.name == "generate"]
     assert model.steps < 1000
     cancel = threading.Event()
+    finish(stream_chat(model, tokenizer, "?", max_new_tokens=2, cancel=cancel))
+    assert not cancel.is_set()  # it belongs to the caller
     cancel.set()
     finish(stream_chat(model, tokenizer, "?", cancel=cancel))
     assert model.steps < 1000

@@ -196,6 +196,7 @@ class _Tokens(BaseStreamer, StoppingCriteria):
     def __init__(self, cancel: threading.Event) -> None:
         self.queue: SimpleQueue[int | None] = SimpleQueue()
         self.cancel = cancel
+        self.closed = False
         self.prompt_seen = False
 
     def put(self, value: torch.Tensor) -> None:
@@ -207,7 +208,8 @@ class _Tokens(BaseStreamer, StoppingCriteria):
         pass  # the end of the thread says it, also after an error
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self.cancel.is_set(), device=input_ids.device)
+        unwanted = self.closed or self.cancel.is_set()
+        return torch.full((input_ids.shape[0],), unwanted, device=input_ids.device)
 
 
 def _generate(
@@ -246,7 +248,7 @@ def _generate(
         while (token := tokens.queue.get()) is not None:
             yield token
     finally:
-        cancel.set()
+        tokens.closed = True
         thread.join()
         model.train(training)
     if failure:
