@@ -237,7 +237,7 @@ def published(folder: Path, vocab_file: str, **config) -> Path:
     shutil.copyfile(
         FIXTURES / vocab_file, folder / ("ice_text.model" if "v1" in vocab_file else "tokenizer.model")
     )
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps({"model_type": "chatglm", **config}))
     return folder
 
 
@@ -277,5 +277,5 @@ def test_bad_folders_are_explained(tmp_path):
     with pytest.raises(CourseError, match="different models"):
         load_tokenizer(published(tmp_path, "v3_bpe.model", padded_vocab_size=320))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CourseError, match="not valid JSON"):
+    with pytest.raises(CourseError, match="not readable JSON"):
         load_tokenizer(tmp_path)

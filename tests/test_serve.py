@@ -235,7 +235,8 @@ def slow_service(length: int) -> Service:
     tokenizer = answering.tokenizer
     word = tokenizer.encode_text("a")[0]
     answering.model.__class__ = SlowGlm
-    answering.model.says([*tokenizer.encode_text("\n"), *[word] * length], answer_ids(tokenizer, "next"))
+    long = [*tokenizer.encode_text("\n"), *[word] * length, tokenizer.eos_token_id]
+    answering.model.says(long, answer_ids(tokenizer, "next"))
     return answering
 
 

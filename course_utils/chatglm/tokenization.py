@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrai
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from course_utils.chatglm.prompts import OPENING, Control, Message, as_messages, prompt_parts
+from course_utils.chatglm.published import generation_of, read_config
 from course_utils.messages import CourseError
 
 
@@ -309,8 +310,8 @@ TOKENIZERS = {
 def load_tokenizer(folder: str | Path, generation: int | None = None) -> ChatGLMTokenizer:
     """The tokenizer of a published model folder, or of one that `save_pretrained` wrote.
 
-    The generation is read from the folder. ChatGLM2-6B and ChatGLM3-6B differ there only by the name in
-    config.json; where that is missing, the third is assumed, or say which with `generation`.
+    The generation is read from the folder. Second and third hardly differ there: where config.json has lost
+    the name of its model, the third is assumed, or say which with `generation`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -320,7 +321,7 @@ def load_tokenizer(folder: str | Path, generation: int | None = None) -> ChatGLM
         )
     config = _read_json(folder / "config.json")
     tokenizer_config = _read_json(folder / "tokenizer_config.json")
-    tokenizer_class = TOKENIZERS.get(generation or _generation(folder, config, tokenizer_config))
+    tokenizer_class = TOKENIZERS.get(generation or _generation(folder, tokenizer_config))
     vocab_file = folder / tokenizer_class.vocab_files_names["vocab_file"]
     if not vocab_file.is_file():
         raise CourseError(
@@ -349,22 +350,21 @@ def load_tokenizer(folder: str | Path, generation: int | None = None) -> ChatGLM
     return tokenizer
 
 
-def _generation(folder: Path, config: dict[str, Any], tokenizer_config: dict[str, Any]) -> int:
+def _generation(folder: Path, tokenizer_config: dict[str, Any]) -> int:
     """Which generation's tokenizer lies in a folder."""
     saved_class = tokenizer_config.get("tokenizer_class")
     for generation, tokenizer_class in TOKENIZERS.items():
         if tokenizer_class.__name__ == saved_class:
             return generation
-    if "position_encoding_2d" in config or (folder / "ice_text.model").exists():
-        return 1
-    vocab_file = folder / "tokenizer.model"
+    vocab_file = folder / GLM4Tokenizer.vocab_files_names["vocab_file"]
     if vocab_file.is_file():
         with vocab_file.open("rb") as file:
             # tiktoken's format: a token in base64 and its rank on every line.
             if re.match(rb"[A-Za-z0-9+/=]+ \d+\r?\n", file.read(200)):
                 return 4
-    name = f"{config.get('_name_or_path', '')} {tokenizer_config.get('name_or_path', '')} {folder.name}"
-    return 2 if "chatglm2" in name.lower() else 3
+    if (folder / "config.json").exists():
+        return generation_of(read_config(folder))
+    return 1 if (folder / ChatGLM1Tokenizer.vocab_files_names["vocab_file"]).exists() else 3
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -374,7 +374,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise CourseError(
-            f"{path} is not valid JSON: fetch it again", f"{path} 不是有效的 JSON：请重新下载"
+            f"{path} is not readable JSON: fetch it again", f"{path} 不是可读的 JSON：请重新下载"
         ) from None
 
 
