@@ -106,7 +106,7 @@ def test_every_published_tensor_is_used_exactly_once(name):
     published, numbered = {}, 0
     for key, shape in layout.items():
         numbers = torch.arange(numbered, numbered + shape[0])
-        published[key] = StoredTensor(shape, torch.float16, lambda numbers=numbers: numbers)
+        published[key] = StoredTensor(shape, torch.float16, lambda rows, numbers=numbers: numbers[rows])
         numbered += shape[0]
     if generation_of(raw) == 1:
         config = first_generation_config(raw)

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -150,13 +150,20 @@ def first_generation_config(config: dict[str, Any]) -> ChatGLM1Config:
 # ---------------------------------------------------------------------------------------------------- tensors
 
 
+Rows = slice | Tensor
+ALL = slice(None)
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor in a file: its shape and type are known, its numbers are read by `tensor[...]`."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    read: Callable[[], Tensor]
+    read_rows: Callable[[Rows], Tensor]
+
+    def read(self) -> Tensor:
+        return self.read_rows(ALL)
 
     def __getitem__(self, _) -> Tensor:
         return self.read()
@@ -164,10 +171,10 @@ class StoredTensor:
     def is_floating_point(self) -> bool:
         return self.dtype.is_floating_point
 
-    def rows(self, selection: slice | Tensor) -> "StoredTensor":
+    def rows(self, rows: Rows) -> "StoredTensor":
         """Some rows of this tensor, still unread."""
-        count = len(range(self.shape[0])[selection]) if isinstance(selection, slice) else len(selection)
-        return StoredTensor((count, *self.shape[1:]), self.dtype, lambda: self.read()[selection])
+        count = len(range(self.shape[0])[rows]) if isinstance(rows, slice) else len(rows)
+        return StoredTensor((count, *self.shape[1:]), self.dtype, lambda _: self.read_rows(rows))
 
 
 Tensors = dict[str, StoredTensor]
@@ -233,25 +240,46 @@ def damaged(file: Path) -> CourseError:
 
 
 def open_safetensors(file: Path) -> Tensors:
-    """The tensors of a .safetensors file. Opening it compares its length with what its header promises."""
+    """The tensors of a .safetensors file, read one by one into memory of their own.
 
-    def read(name: str) -> Tensor:
-        with safe_open(file, framework="pt") as content:
-            return content.get_tensor(name)
-
+    The library would map the whole file: then the load would seem to take a second, the first answer minutes,
+    and the pages of weights that went to a GPU would stay in the host's memory.
+    """
     try:
-        with safe_open(file, framework="pt") as content:
-            slices = {name: content.get_slice(name) for name in content.keys()}
-            return {
-                name: StoredTensor(
-                    tuple(part.get_shape()),
-                    _SAFETENSORS_DTYPES[part.get_dtype()],
-                    lambda name=name: read(name),
-                )
-                for name, part in slices.items()
-            }
+        with safe_open(file, framework="pt"):  # compares the length of the file with what its header promises
+            pass
+        with file.open("rb") as content:
+            length = int.from_bytes(content.read(8), "little")
+            header = json.loads(content.read(length))
+        header.pop("__metadata__", None)
+        return {name: _stored(file, 8 + length, entry) for name, entry in header.items()}
     except (SafetensorError, KeyError, OSError):
         raise damaged(file) from None
+
+
+def _stored(file: Path, data: int, entry: dict[str, Any]) -> StoredTensor:
+    """One tensor, from its entry in the header of a file whose numbers begin at byte `data`."""
+    shape, dtype = tuple(entry["shape"]), _SAFETENSORS_DTYPES[entry["dtype"]]
+    begin = data + entry["data_offsets"][0]
+
+    def read_rows(rows: Rows) -> Tensor:
+        if not shape or isinstance(rows, Tensor):
+            return _read(file, begin, shape, dtype)[rows if shape else ...]
+        first, last, _ = rows.indices(shape[0])
+        row_bytes = torch.Size(shape[1:]).numel() * dtype.itemsize
+        return _read(file, begin + first * row_bytes, (last - first, *shape[1:]), dtype)
+
+    return StoredTensor(shape, dtype, read_rows)
+
+
+def _read(file: Path, begin: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    tensor = torch.empty(shape, dtype=dtype)
+    memory = tensor.view(-1).view(torch.uint8).numpy()
+    with file.open("rb") as content:
+        content.seek(begin)
+        if content.readinto(memory) != memory.size:
+            raise damaged(file)
+    return tensor
 
 
 @lru_cache(maxsize=2)
@@ -281,10 +309,14 @@ def open_bin(file: Path) -> Tensors:
         content = _load_bin(file, changed)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError):
         raise damaged(file) from None
+
+    def read_rows(name: str, rows: Rows) -> Tensor:
+        part = _load_bin(file, changed)[name][rows]
+        part.reshape(-1)[::1024].count_nonzero()  # fetches every page of it now, while the progress bar shows
+        return part
+
     return {
-        name: StoredTensor(
-            tuple(tensor.shape), tensor.dtype, lambda name=name: _load_bin(file, changed)[name]
-        )
+        name: StoredTensor(tuple(tensor.shape), tensor.dtype, partial(read_rows, name))
         for name, tensor in content.items()
     }
 
@@ -323,7 +355,7 @@ def native_tensors(published: Tensors, config: dict[str, Any]) -> Tensors:
     return native
 
 
-def _fused_rows(config: dict[str, Any]) -> dict[str, slice | Tensor]:
+def _fused_rows(config: dict[str, Any]) -> dict[str, Rows]:
     """Which rows of the fused matrix are query, key and value."""
     heads, dim = config["num_attention_heads"], config["kv_channels"]
     if config.get("multi_query_attention"):  # all queries, then all keys, then all values

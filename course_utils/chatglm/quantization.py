@@ -122,10 +122,10 @@ def quantized_tensors(tensors: Tensors, bits: int) -> Tensors:
             continue
         rows, columns = tensor.shape
         quantized[name] = StoredTensor(
-            (rows, columns * bits // 8), torch.int8, lambda t=tensor: quantize_rows(t.read(), bits)[0]
+            (rows, columns * bits // 8), torch.int8, lambda _, t=tensor: quantize_rows(t.read(), bits)[0]
         )
         quantized[f"{name}_scale"] = StoredTensor(
-            (rows,), tensor.dtype, lambda t=tensor: quantize_rows(t.read(), bits)[1]
+            (rows,), tensor.dtype, lambda _, t=tensor: quantize_rows(t.read(), bits)[1]
         )
     return quantized
 
