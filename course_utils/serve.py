@@ -288,7 +288,7 @@ class Service:
         texts = [question.input] if isinstance(question.input, str) else question.input
         async with self.turn:
             vectors = await anyio.to_thread.run_sync(self.embedder.encode, texts)
-        tokens = sum(len(ids) for ids in self.embedder.tokenizer(texts)["input_ids"])
+        tokens = _count_tokens(self.embedder, texts)
         return JSONResponse(
             {
                 "object": "list",
@@ -376,6 +376,14 @@ def _content(reply: Reply) -> str:
     return reply.answer if isinstance(reply.answer, str) else json.dumps(reply.answer, ensure_ascii=False)
 
 
+def _count_tokens(embedder: Any, texts: list[str]) -> int:
+    features = getattr(embedder, "preprocess", embedder.tokenize)(texts)  # renamed in sentence-transformers 6
+    # A static model has no padding, and so no mask.
+    return (
+        int(features["attention_mask"].sum()) if "attention_mask" in features else len(features["input_ids"])
+    )
+
+
 def _usage(reply: Reply) -> dict[str, int]:
     return {
         "prompt_tokens": reply.prompt_tokens,
@@ -417,9 +425,10 @@ def main() -> None:
     from course_utils.chatglm import load_chatglm, load_tokenizer
 
     try:
+        tokenizer = load_tokenizer(args.folder)  # first: it fails at once, the model takes a minute
         service = Service(
             load_chatglm(args.folder, dtype=args.dtype, device=args.device),
-            load_tokenizer(args.folder),
+            tokenizer,
             name=args.folder.resolve().name,
             api_key=args.api_key or None,
             max_body=args.max_body,

@@ -1,9 +1,12 @@
 """Tiny models that say what they are told to say, so that tests know the answer."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import GlmConfig, GlmForCausalLM
 
 from course_utils.chatglm.modeling import ChatGLM1Config, ChatGLM1ForCausalLM
@@ -96,3 +99,70 @@ def answer_ids(tokenizer: ChatGLMTokenizer, text: str) -> list[int]:
     """The tokens with which a model of this generation would give an answer and end it."""
     newline = tokenizer.encode_text("\n") if tokenizer.generation == 3 else []
     return [*newline, *tokenizer.encode_text(text), tokenizer.stop_ids[0]]
+
+
+def published_folder(generation: int, folder: Path) -> Path:
+    """A folder as it is published: random weights under the original names, config.json, vocabulary."""
+    hidden, vocab, ffn = 32, 1910, 64
+    torch.manual_seed(0)
+    if generation == 1:
+        sizes = {"inner_hidden_size": ffn, "vocab_size": vocab, "max_sequence_length": 128}
+        ids = {"bos_token_id": 9, "eos_token_id": 10, "mask_token_id": 5, "gmask_token_id": 6}
+        config = {**sizes, **ids, "pad_token_id": 3, "position_encoding_2d": True}
+        layer = "transformer.layers.0."
+        shapes = {
+            "transformer.word_embeddings.weight": (vocab, hidden),
+            "lm_head.weight": (vocab, hidden),
+            f"{layer}attention.query_key_value.weight": (3 * hidden, hidden),
+            f"{layer}attention.query_key_value.bias": (3 * hidden,),
+            f"{layer}attention.dense.weight": (hidden, hidden),
+            f"{layer}attention.dense.bias": (hidden,),
+            f"{layer}mlp.dense_h_to_4h.weight": (ffn, hidden),
+            f"{layer}mlp.dense_h_to_4h.bias": (ffn,),
+            f"{layer}mlp.dense_4h_to_h.weight": (hidden, ffn),
+            f"{layer}mlp.dense_4h_to_h.bias": (hidden,),
+        }
+        for norm in (
+            f"{layer}input_layernorm",
+            f"{layer}post_attention_layernorm",
+            "transformer.final_layernorm",
+        ):
+            shapes |= {f"{norm}.weight": (hidden,), f"{norm}.bias": (hidden,)}
+    else:
+        sizes = {"ffn_hidden_size": ffn, "padded_vocab_size": vocab, "seq_length": 128, "kv_channels": 16}
+        config = {
+            **sizes,
+            "_name_or_path": f"THUDM/chatglm{generation}-6b",
+            "multi_query_attention": True,
+            "multi_query_group_num": 1,
+            "add_qkv_bias": True,
+            "add_bias_linear": False,
+            "original_rope": True,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        }
+        layer = "transformer.encoder.layers.0."
+        shapes = {
+            "transformer.embedding.word_embeddings.weight": (vocab, hidden),
+            "transformer.rotary_pos_emb.inv_freq": (4,),
+            "transformer.encoder.final_layernorm.weight": (hidden,),
+            "transformer.output_layer.weight": (vocab, hidden),
+            f"{layer}input_layernorm.weight": (hidden,),
+            f"{layer}post_attention_layernorm.weight": (hidden,),
+            f"{layer}self_attention.query_key_value.weight": (hidden + 2 * 16, hidden),
+            f"{layer}self_attention.query_key_value.bias": (hidden + 2 * 16,),
+            f"{layer}self_attention.dense.weight": (hidden, hidden),
+            f"{layer}mlp.dense_h_to_4h.weight": (2 * ffn, hidden),
+            f"{layer}mlp.dense_4h_to_h.weight": (hidden, ffn),
+        }
+    common = {"model_type": "chatglm", "num_layers": 1, "hidden_size": hidden, "num_attention_heads": 2}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**common, "layernorm_epsilon": 1e-5, **config}))
+    save_file(
+        {name: torch.randn(shape) * 0.1 for name, shape in shapes.items()}, folder / "model.safetensors"
+    )
+    vocabulary = (
+        ("v1_bpe.model", "ice_text.model") if generation == 1 else ("v3_bpe.model", "tokenizer.model")
+    )
+    shutil.copyfile(TOKENIZERS / vocabulary[0], folder / vocabulary[1])
+    return folder

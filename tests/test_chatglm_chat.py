@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from chatglm_scripted import answer_ids, tiny_model, tokenizer_of
+from chatglm_scripted import answer_ids, published_folder, tiny_model, tokenizer_of
 
 from course_utils import CourseError
 from course_utils.chatglm.conversation import (
@@ -358,6 +358,32 @@ def test_the_package_hands_out_functions():
     assert package.chat is chat and package.stream_chat is stream_chat
     modules = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
     assert not modules & set(package.__all__)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_published_folder_is_all_it_takes(generation, tmp_path):
+    from course_utils.chatglm import chat, load_chatglm, load_tokenizer, stream_chat
+
+    folder = published_folder(generation, tmp_path / "published")
+    model, tokenizer = load_chatglm(folder, dtype="float32", device="cpu"), load_tokenizer(folder)
+    assert tokenizer.generation == generation
+    options = {"do_sample": False, "max_new_tokens": 8}
+    answer, history = chat(model, tokenizer, "你好", **options)
+    assert "".join(stream_chat(model, tokenizer, "你好", **options)) == answer
+    assert len(history) == (2 if generation == 3 else 1)
+    # The same as asking the model directly, in a padded batch with a longer prompt.
+    questions = ["你好", "晚上睡不着应该怎么办 hello hello"]
+    chats = [[{"role": "user", "content": question}] for question in questions]
+    batch = tokenizer.apply_chat_template(
+        chats, add_generation_prompt=True, padding=True, return_tensors="pt"
+    )
+    assert batch["attention_mask"][0, 0] == 0
+    written = model.generate(
+        **batch, **options, eos_token_id=tokenizer.stop_ids, pad_token_id=tokenizer.pad_token_id
+    )
+    for row, question in zip(written, questions, strict=True):
+        direct = finish(stream_chat(model, tokenizer, question, **options))
+        assert tokenizer.decode(row[-8:], skip_special_tokens=True).strip() == direct.answer
 
 
 def test_random_answers_stream_as_they_are():

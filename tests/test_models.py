@@ -299,6 +299,7 @@ def test_a_server_without_ranges_starts_over(tmp_path):
     with hub(files={"weights.safetensors": BIG}, cuts=[900_000], ranges=False) as here:
         download(f"{here.url}/x/resolve/main/weights.safetensors", target, len(BIG), None)
     assert target.read_bytes() == BIG
+    assert len(here.asked) == 2
 
 
 def test_a_damaged_file_is_thrown_away(monkeypatch):

@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -15,9 +16,9 @@ import numpy as np
 import openai
 import pytest
 import uvicorn
-from chatglm_scripted import ScriptedGlm, answer_ids, tiny_model, tokenizer_of
+from chatglm_scripted import ScriptedGlm, answer_ids, published_folder, tiny_model, tokenizer_of
 
-from course_utils.serve import Service
+from course_utils.serve import Service, _load_embedder, main
 
 
 @contextmanager
@@ -199,26 +200,26 @@ def test_no_role_can_be_forged_over_the_wire(spoken):
     assert forged == honest
 
 
-class Embedder:
-    """Looks like a SentenceTransformer."""
+def test_embeddings(tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
 
-    def encode(self, texts):
-        return np.array([[len(text), 0.5, -1.0] for text in texts], dtype=np.float32)
-
-    def tokenizer(self, texts):
-        return {"input_ids": [[1] * len(text) for text in texts]}
-
-
-def test_embeddings():
-    answering = service("好", embedder=Embedder(), embedder_name="bge")
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    weights = np.array([[0, 0], [1, 0.5], [0, -1]], dtype=np.float32)
+    made = SentenceTransformer(modules=[StaticEmbedding(words, embedding_weights=weights)], device="cpu")
+    made.save(str(tmp_path / "bge"))
+    answering = service("好")
+    answering.embedder, answering.embedder_name = _load_embedder(tmp_path / "bge")
     with running(answering) as url:
         api = client(url)
         assert [m.id for m in api.models.list()] == ["tiny", "bge"]
-        answer = api.embeddings.create(model="bge", input=["你好", "x"])  # the client asks for base64
-        assert [item.embedding for item in answer.data] == [[2.0, 0.5, -1.0], [1.0, 0.5, -1.0]]
+        answer = api.embeddings.create(model="bge", input=["a", "a b"])  # the client asks for base64
+        assert [item.embedding for item in answer.data] == [[1.0, 0.5], [0.5, -0.25]]
         assert answer.usage.prompt_tokens == 3
-        status, plain = call(f"{url}/v1/embeddings", {"input": "abc"})
-        assert status == 200 and plain["data"][0]["embedding"] == [3.0, 0.5, -1.0]
+        status, plain = call(f"{url}/v1/embeddings", {"input": "b"})
+        assert status == 200 and plain["data"][0]["embedding"] == [0.0, -1.0]
 
 
 def test_embeddings_without_a_model(spoken):
@@ -359,3 +360,46 @@ def test_answers_are_limited():
     with running(answering) as url:
         answer = client(url).chat.completions.create(model="any", messages=USER, max_tokens=500)
         assert answer.usage.completion_tokens == 10
+
+
+# --- the command
+
+
+def test_the_command_serves_a_published_folder(tmp_path):
+    folder = published_folder(3, tmp_path / "chatglm3-random")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "course_utils.serve",
+        str(folder),
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            for line in process.stdout:
+                if "Uvicorn running" in line:
+                    assert "127.0.0.1" in line
+                    break
+            answer = client(f"http://127.0.0.1:{port}").chat.completions.create(
+                model="any", messages=USER, max_tokens=4, temperature=0
+            )
+            assert answer.model == "chatglm3-random"
+            assert answer.usage.completion_tokens <= 4
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+
+
+def test_the_command_explains_a_wrong_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["serve", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit, match="not a folder"):
+        main()
+    folder = published_folder(3, tmp_path / "model")
+    monkeypatch.setattr(sys, "argv", ["serve", str(folder), "--embeddings", str(folder), "--device", "cpu"])
+    with pytest.raises(SystemExit, match="sentence-transformers"):
+        main()
