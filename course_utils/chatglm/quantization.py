@@ -20,14 +20,28 @@ ROWWISE = {"int8": 8, "int4": 4}
 BITSANDBYTES = {"bnb-int8": "int8", "bnb-nf4": "int4"}  # and what runs anywhere in its place
 
 
+# A CPU works on so many rows at a time: such a block stays in its cache, the whole matrix takes several times
+# as long. Much smaller ones would cost more in starting threads than they save.
+BLOCK = 256
+
+
+def row_scale(weight: Tensor, bits: int) -> Tensor:
+    """The number that the whole numbers of each row are multiplied by."""
+    return (weight.abs().amax(dim=-1).float() / (2 ** (bits - 1) - 1)).to(weight.dtype)
+
+
 def quantize_rows(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """A matrix as whole numbers of `bits` bits and the scale of each row, rounded as in the published files.
 
     Four-bit numbers are packed in pairs, the first of a pair in the high half of the byte.
     """
-    scale = weight.abs().amax(dim=-1) / (2 ** (bits - 1) - 1)
-    divisor = torch.where(scale == 0, torch.ones_like(scale), scale)  # a row of zeros stays one
-    whole = torch.round(weight / divisor[:, None]).to(torch.int8)
+    scale = row_scale(weight, bits)
+    blocks = []
+    for rows, row_scales in zip(weight.split(BLOCK), scale.split(BLOCK), strict=True):
+        divisor = torch.where(row_scales == 0, 1, row_scales).float()  # a row of zeros stays one
+        quotient = (rows.float() / divisor[:, None]).to(weight.dtype)  # rounded to the weight's type first
+        blocks.append(torch.round(quotient.float()).to(torch.int8))
+    whole = torch.cat(blocks)
     if bits == 4:
         whole = (whole[:, 0::2] << 4) | (whole[:, 1::2] & 0x0F)
     return whole, scale
@@ -40,6 +54,15 @@ def dequantize_rows(whole: Tensor, scale: Tensor, bits: int, dtype: torch.dtype)
     return whole.to(dtype) * scale.to(dtype)[:, None]
 
 
+def _multiply(x: Tensor, whole: Tensor, scale: Tensor, bits: int) -> Tensor:
+    if x.device.type != "cpu":
+        return F.linear(x, dequantize_rows(whole, scale, bits, x.dtype))
+    wide = x.float()  # which a CPU turns whole numbers into much faster than into float16
+    blocks = zip(whole.split(BLOCK), scale.split(BLOCK), strict=True)
+    products = [F.linear(wide, dequantize_rows(rows, s, bits, torch.float32)) for rows, s in blocks]
+    return torch.cat(products, dim=-1).to(x.dtype)
+
+
 class _Multiply(torch.autograd.Function):
     """x · weightᵀ. The backward pass expands the weight again instead of keeping it in memory meanwhile."""
 
@@ -47,7 +70,7 @@ class _Multiply(torch.autograd.Function):
     def forward(ctx, x: Tensor, whole: Tensor, scale: Tensor, bits: int) -> Tensor:
         ctx.save_for_backward(whole, scale)
         ctx.bits = bits
-        return F.linear(x, dequantize_rows(whole, scale, bits, x.dtype))
+        return _multiply(x, whole, scale, bits)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
@@ -125,7 +148,7 @@ def quantized_tensors(tensors: Tensors, bits: int) -> Tensors:
             (rows, columns * bits // 8), torch.int8, lambda _, t=tensor: quantize_rows(t.read(), bits)[0]
         )
         quantized[f"{name}_scale"] = StoredTensor(
-            (rows,), tensor.dtype, lambda _, t=tensor: quantize_rows(t.read(), bits)[1]
+            (rows,), tensor.dtype, lambda _, t=tensor: row_scale(t.read(), bits)
         )
     return quantized
 
