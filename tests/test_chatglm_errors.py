@@ -1,5 +1,4 @@
-"""What a reader can get wrong while loading: each a message of one line in each language, and nothing "
-"half-done."""
+"""What a reader can get wrong while loading: one line in each language, and nothing half-done."""
 
 import json
 import pickle

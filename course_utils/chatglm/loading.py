@@ -174,8 +174,7 @@ def _pick_dtype(dtype: str | torch.dtype, raw: dict[str, Any], device: torch.dev
 
 
 def _bitsandbytes(quantize: str | None, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype):
-    """The setting for bitsandbytes if that is what `quantize` asks for; an error if it asks for the "
-    "impossible."""
+    """The setting for bitsandbytes if `quantize` asks for it; an error if it asks for the impossible."""
     known = [*quantization.ROWWISE, *quantization.BITSANDBYTES]
     if quantize is not None and quantize not in known:
         raise CourseError(

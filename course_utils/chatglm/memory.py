@@ -25,8 +25,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """`auto` is the GPU where this torch has been built for it, else the CPU; anything else is taken at "
-    "its word."""
+    """`auto` is the GPU if this torch is built for it, else the CPU; anything else is taken at its word."""
     if device == "auto":
         return torch.device("cpu" if gpu_obstacle() else "cuda")
     try:

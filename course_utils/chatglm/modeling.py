@@ -97,8 +97,7 @@ class ChatGLM1Config(PreTrainedConfig):
 
 
 def context_lengths(input_ids: Tensor, config: ChatGLM1Config) -> Tensor:
-    """Index of the first `<sop>` of each sequence: everything before it is the prompt, read in both "
-    "directions."""
+    """Index of the first `<sop>` of each sequence: what is before it is the prompt."""
     is_sop = input_ids == config.bos_token_id
     if not bool(is_sop.any(dim=-1).all()):
         raise CourseError(
@@ -214,8 +213,7 @@ class PrefixEncoder(nn.Module):
         self.dropout = nn.Dropout(0.1)
 
     def reset(self) -> None:
-        """Fresh values. A table without projection *is* the keys and values, so it starts as large as "
-        "those are."""
+        """Fresh values. A table without projection *is* the keys and values, so it starts as large."""
         if isinstance(self.trans, nn.Identity):
             init.normal_(self.embedding.weight)
             return
@@ -408,8 +406,7 @@ class ChatGLM1ForCausalLM(ChatGLM1PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=output.past_key_values)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, attention_mask=None, **kwargs) -> dict:
-        """What one step of `generate` feeds: the new tokens, with positions worked out from the whole "
-        "text."""
+        """What one step of `generate` feeds: the new tokens, with positions that depend on the whole text."""
         # `generate` counts position_ids up by one in both channels, which is wrong here: compute them anew.
         kwargs["position_ids"] = position_pairs(input_ids, attention_mask, self.config)
         return super().prepare_inputs_for_generation(input_ids, attention_mask=attention_mask, **kwargs)

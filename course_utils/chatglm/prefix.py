@@ -86,8 +86,7 @@ def set_prefix(model: PreTrainedModel, tensors: Tensors, path: Path) -> None:
 
 
 def _put_prefix_into_cache(base: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Before each call of GlmModel: fill an empty cache with the prefix, and leave the text its own "
-    "positions."""
+    """Before each call of GlmModel: fill an empty cache with the prefix, leave the text its positions."""
     prefix: PrefixEncoder = base.prefix_encoder
     if base.training and any(layer.gradient_checkpointing for layer in base.layers):
         raise CourseError(
@@ -122,8 +121,7 @@ def _put_prefix_into_cache(base: nn.Module, args: tuple, kwargs: dict) -> tuple[
 
 
 def _hand_out_no_cache_unasked(base: nn.Module, args: tuple, kwargs: dict, output):
-    """After each call: without `use_cache` the cache only carried the prefix, and `generate` must not go "
-    "on with it."""
+    """After each call: without `use_cache` the cache only carried the prefix; `generate` must not keep it."""
     if kwargs.get("use_cache") is False:
         output.past_key_values = None
     return output

@@ -338,8 +338,7 @@ _FUSED = ".self_attention.query_key_value."
 
 
 def native_tensors(published: Tensors, config: dict[str, Any]) -> Tensors:
-    """The tensors of a published checkpoint, second generation or later, under the names of "
-    "GlmForCausalLM."""
+    """A published checkpoint, second generation or later, under the names of GlmForCausalLM."""
     rows = _fused_rows(config)
     native: Tensors = {}
     for name, tensor in published.items():

@@ -79,8 +79,7 @@ class _Multiply(torch.autograd.Function):
 
 
 class QuantizedLinear(nn.Linear):
-    """A linear layer that holds its weight in 8 or 4 bits. The weight is frozen; what is around it can be "
-    "trained."""
+    """A linear layer whose weight is held in 8 or 4 bits. It is frozen; what is around it can be trained."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool, bits: int, dtype: torch.dtype):
         super().__init__(in_features, out_features, bias, device="meta", dtype=dtype)
