@@ -1,0 +1,172 @@
+"""Load and run a ChatGLM3-6B of real size with random weights: seconds, peak memory, speed of decoding.
+
+    python benchmarks/chatglm_real_size.py FOLDER [--device cuda] [--quantize int4] [--keep]
+
+Writes 12.5 GB of random float16 weights in the published layout to FOLDER (which must not exist), measures in
+processes of their own, prints what it measured and deletes FOLDER again. On a CPU, 14 GB of free memory are
+needed for float16. The floor under the time of a token is the time that reading every weight once takes.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+ROOT = Path(__file__).parent.parent
+CONFIG = ROOT / "tests" / "fixtures" / "chatglm" / "configs" / "chatglm3_6b.json"
+SHARD_BYTES = 1.9e9  # as published: seven files
+GIB = 2**30
+
+
+def published_shapes(config: dict) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the published checkpoint."""
+    h, f, v, d = (config[k] for k in ("hidden_size", "ffn_hidden_size", "padded_vocab_size", "kv_channels"))
+    fused = (config["num_attention_heads"] + 2 * config["multi_query_group_num"]) * d
+    shapes = {
+        "transformer.embedding.word_embeddings.weight": (v, h),
+        "transformer.rotary_pos_emb.inv_freq": (d // 4,),
+    }
+    for i in range(config["num_layers"]):
+        block = f"transformer.encoder.layers.{i}"
+        shapes[f"{block}.input_layernorm.weight"] = (h,)
+        shapes[f"{block}.self_attention.query_key_value.weight"] = (fused, h)
+        shapes[f"{block}.self_attention.query_key_value.bias"] = (fused,)
+        shapes[f"{block}.self_attention.dense.weight"] = (h, h)
+        shapes[f"{block}.post_attention_layernorm.weight"] = (h,)
+        shapes[f"{block}.mlp.dense_h_to_4h.weight"] = (2 * f, h)
+        shapes[f"{block}.mlp.dense_4h_to_h.weight"] = (h, f)
+    return shapes | {
+        "transformer.encoder.final_layernorm.weight": (h,),
+        "transformer.output_layer.weight": (v, h),
+    }
+
+
+def write_folder(folder: Path) -> None:
+    """Random weights on disk, shard after shard."""
+    config = json.loads(CONFIG.read_text())
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    pool = (
+        torch.randn(2**26, generator=torch.Generator().manual_seed(0)) * 0.02
+    ).half()  # cut anew for each tensor
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    weight_map, filled, written = {}, 0.0, 0
+
+    def flush() -> None:
+        save_file(shards[-1], folder / f"model-{len(shards):05}-of-00007.safetensors")
+        shards[-1] = {}
+
+    for number, (name, shape) in enumerate(published_shapes(config).items()):
+        size = torch.Size(shape).numel()
+        if filled and filled + 2 * size > SHARD_BYTES:
+            flush()
+            shards.append({})
+            filled = 0
+        start = number * 7919
+        tensor = pool.roll(-start)[:size] if size <= len(pool) else pool.repeat(-(-size // len(pool)))[:size]
+        shards[-1][name] = torch.ones(shape).half() if "layernorm" in name else tensor.clone().view(shape)
+        weight_map[name] = f"model-{len(shards):05}-of-00007.safetensors"
+        filled += 2 * size
+        written += 2 * size
+    flush()
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
+    print(f"written: {written / 1e9:.2f} GB of weights in {len(shards)} files")
+
+
+def peak() -> float:
+    """The most memory this process has ever held, in GiB, pages of mapped files included (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / GIB
+
+
+def measure(folder: Path, device: str, quantize: str | None, tokens: int) -> None:
+    """Load once and decode a little, in this process."""
+    from transformers.generation.streamers import BaseStreamer
+
+    from course_utils.chatglm import load_chatglm
+
+    print(f"host memory before loading: {peak():.2f} GiB (Python with torch and transformers)")
+    begin = time.perf_counter()
+    model = load_chatglm(folder, device=device, quantize=quantize)
+    print(f"load_chatglm: {time.perf_counter() - begin:.1f} s, peak host memory {peak():.2f} GiB")
+    tensors = [*model.parameters(), *model.buffers()]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    begin = time.perf_counter()
+    for tensor in tensors:  # one number of every page: nothing of the load may have been put off
+        tensor.reshape(-1)[::1024].count_nonzero()
+    print(
+        f"every weight touched once: {time.perf_counter() - begin:.1f} s more, peak host memory "
+        f"{peak():.2f} GiB; "
+        f"weights {size / GIB:.2f} GiB, peak / weights = {peak() * GIB / size:.3f}"
+    )
+    if device == "cuda":
+        print(f"peak GPU memory {torch.cuda.max_memory_allocated() / GIB:.2f} GiB")
+
+    # The floor: a token needs every weight of the blocks and of the output matrix once.
+    begin = time.perf_counter()
+    for tensor in tensors:
+        tensor.view(-1).view(torch.int64 if tensor.numel() % 8 == 0 else tensor.dtype).max()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    floor = time.perf_counter() - begin
+
+    class Clock(BaseStreamer):
+        times: list[float]
+
+        def put(self, value) -> None:
+            self.times.append(time.perf_counter())
+
+        def end(self) -> None:
+            pass
+
+    ids = torch.randint(10, 60000, (1, 16), device=model.device, generator=None)
+    clock = Clock()
+    clock.times = []
+    model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, streamer=clock)
+    steps = [later - earlier for earlier, later in zip(clock.times[1:], clock.times[2:], strict=False)]
+    median = sorted(steps)[len(steps) // 2]
+    print(
+        f"one token of generate: {median:.2f} s (median of {len(steps)}); reading all weights once: "
+        f"{floor:.2f} s"
+    )
+    print(f"peak host memory at the end: {peak():.2f} GiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quantize")
+    parser.add_argument("--tokens", type=int, default=8)
+    parser.add_argument("--keep", action="store_true", help="leave the folder; a later run uses it")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        measure(given.folder, given.device, given.quantize, given.tokens)
+        return
+    if not given.folder.exists():
+        write_folder(given.folder)
+    try:
+        subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--measure"],
+            check=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+    finally:
+        if not given.keep:
+            shutil.rmtree(given.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,426 @@
+"""Talking with a ChatGLM: one answer at once, or piece by piece as it is written.
+
+    answer, history = chat(model, tokenizer, "你好")
+    for piece in stream_chat(model, tokenizer, "晚上睡不着应该怎么办", history=history):
+        print(piece, end="")
+
+Both take the same way: `generate` runs in a thread of its own and hands over token after token; the text
+so far is decoded, and what can no longer change is passed on. What can still change is kept back: half a
+character, white space that may turn out to be the end, a comma that becomes a Chinese one if a Chinese
+character follows. So the pieces, joined, are exactly the answer.
+"""
+
+import ast
+import json
+import re
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from course_utils.chatglm.prompts import History, Message, as_messages, as_pairs, prompt_parts
+from course_utils.chatglm.tokenization import ChatGLMTokenizer
+from course_utils.messages import CourseError, Text
+
+# As published: how each generation samples where the caller does not say.
+SAMPLING: dict[int, dict[str, Any]] = {
+    1: {"do_sample": True, "top_p": 0.7, "temperature": 0.95},
+    2: {"do_sample": True, "top_p": 0.8, "temperature": 0.8},
+    3: {"do_sample": True, "top_p": 0.8, "temperature": 0.8},
+    4: {"do_sample": True, "top_p": 0.8, "temperature": 0.8},
+}
+# A history may fill the context but for this part, which is kept for the answer.
+ANSWER_SHARE = 1 / 4
+# The models were taught to write this where a date belongs.
+TRAINING_TIME = "[[训练时间]]"
+NOT_A_CHARACTER = "\ufffd"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer, and what went into it."""
+
+    answer: str | dict[str, Any]
+    """The text; or, where the third generation calls a tool, `{"name": …, "parameters": …}`."""
+    history: list[Any]
+    prompt_tokens: int
+    answer_tokens: int
+    finish: Literal["stop", "length"]
+    """Whether the answer came to its end or to the limit of its length."""
+
+
+def chat(
+    model: PreTrainedModel, tokenizer: ChatGLMTokenizer, query: str, history: History = (), **options: Any
+) -> tuple[str | dict[str, Any], list[Any]]:
+    """Answer `query`: the answer, and the history with this round in it. Options as for `stream_chat`."""
+    reply = finish(stream_chat(model, tokenizer, query, history, **options))
+    return reply.answer, reply.history
+
+
+def finish(pieces: Generator[str, None, Reply]) -> Reply:
+    """Let a stream run to its end."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return end.value
+
+
+def stream_chat(
+    model: PreTrainedModel,
+    tokenizer: ChatGLMTokenizer,
+    query: str,
+    history: History = (),
+    *,
+    role: str = "user",
+    max_new_tokens: int | None = None,
+    max_length: int | None = None,
+    stop: Sequence[str] = (),
+    seed: int | None = None,
+    notice: Callable[[Text], object] = print,
+    cancel: threading.Event | None = None,
+    **sampling: Any,
+) -> Generator[str, None, Reply]:
+    """Answer `query` piece by piece. Closing the generator ends the computation; so does setting `cancel`.
+
+    `history` is a list of `(query, answer)` pairs or of role messages. What does not fit into the model's
+    context is left out from the oldest round on, and `notice` is told. `max_length` counts the prompt too;
+    `stop` are texts that end the answer; `temperature=0` takes the likeliest token each time; whatever else
+    `generate` understands goes there. The generator returns a `Reply`.
+    """
+    if not isinstance(query, str) or not query.strip():
+        raise CourseError("the prompt is empty: say something", "提示为空：请输入内容")
+    if any(limit is not None and limit < 1 for limit in (max_new_tokens, max_length)):
+        raise CourseError(
+            "max_new_tokens and max_length count tokens: give at least 1",
+            "max_new_tokens 和 max_length 是 token 数：至少为 1",
+        )
+    messages = as_messages([*as_messages(history), {"role": role, "content": query}])
+    context = model.config.max_position_embeddings
+    if max_length is not None:
+        context = min(context, max_length)
+    answer_room = max(1, min(max_new_tokens or context, int(context * ANSWER_SHARE)))
+    messages, ids = _fit(tokenizer, messages, context, answer_room, notice)
+    sampling = SAMPLING[tokenizer.generation] | sampling
+    if not sampling["do_sample"] or sampling["temperature"] == 0:
+        sampling = {k: v for k, v in sampling.items() if k not in ("temperature", "top_p", "top_k")}
+        sampling["do_sample"] = False
+    options = {
+        "max_new_tokens": min(max_new_tokens or context, context - len(ids)),
+        "eos_token_id": tokenizer.stop_ids,
+        "pad_token_id": tokenizer.pad_token_id,
+        **sampling,
+    }
+    tokens = _generate(model, ids, seed, cancel or threading.Event(), options)
+    return _stream(tokens, tokenizer, messages, len(ids), stop)
+
+
+def _stream(
+    tokens: Generator[int, None, None],
+    tokenizer: ChatGLMTokenizer,
+    messages: list[Message],
+    prompt_tokens: int,
+    stop: Sequence[str],
+) -> Generator[str, None, Reply]:
+    """Turn tokens into pieces of text."""
+    ids: list[int] = []
+    shown, ended = 0, False
+    with closing(tokens):
+        for token in tokens:
+            if ended := token in tokenizer.stop_ids:
+                break
+            ids.append(token)
+            text, ended = _until(stop, _readable(tokenizer, ids, final=False), final=False)
+            if len(text) > shown:
+                yield text[shown:]
+                shown = len(text)
+            if ended:
+                break
+    text, stopped = _until(stop, _readable(tokenizer, ids, final=True), final=True)
+    if len(text) > shown:
+        yield text[shown:]
+    answer, said = _answer(tokenizer, ids, text, stopped)
+    history: list[Any] = messages + said
+    if tokenizer.generation <= 2:
+        history = as_pairs(history)
+    return Reply(answer, history, prompt_tokens, len(ids), "stop" if ended or stopped else "length")
+
+
+# --- the prompt
+
+
+def _fit(
+    tokenizer: ChatGLMTokenizer,
+    messages: list[Message],
+    context: int,
+    answer_room: int,
+    notice: Callable[[Text], object],
+) -> tuple[list[Message], list[int]]:
+    """Leave out the oldest rounds until the prompt fits; instructions at the beginning stay."""
+    dropped = 0
+    while True:
+        ids = tokenizer.encode_prompt(prompt_parts(tokenizer.generation, messages))
+        users = [i for i, message in enumerate(messages) if message["role"] == "user"]
+        if len(ids) <= context - answer_room or len(users) < 2:
+            break
+        messages = messages[: users[0]] + messages[users[1] :]
+        dropped += 1
+    if len(ids) >= context:
+        raise CourseError(
+            f"the prompt is {len(ids)} tokens long, the context holds {context} with the answer: shorten it",
+            f"提示有 {len(ids)} 个 token，而上下文连同回答只能容纳 {context} 个：请缩短提示",
+        )
+    if dropped:
+        notice(
+            Text(
+                f"The history is longer than the context of {context} tokens: "
+                f"the oldest {dropped} round(s) were left out.",
+                f"历史超出了 {context} 个 token 的上下文：已略去最早的 {dropped} 轮对话。",
+            )
+        )
+    return messages, ids
+
+
+# --- the tokens
+
+
+class _Tokens(BaseStreamer, StoppingCriteria):
+    """Carries tokens out of `generate`, and the wish to stop into it."""
+
+    def __init__(self, cancel: threading.Event) -> None:
+        self.queue: SimpleQueue[int | None] = SimpleQueue()
+        self.cancel = cancel
+        self.closed = False
+        self.prompt_seen = False
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.prompt_seen:
+            self.queue.put(int(value))
+        self.prompt_seen = True
+
+    def end(self) -> None:
+        pass  # the end of the thread says it, also after an error
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        unwanted = self.closed or self.cancel.is_set()
+        return torch.full((input_ids.shape[0],), unwanted, device=input_ids.device)
+
+
+def _generate(
+    model: PreTrainedModel,
+    prompt: list[int],
+    seed: int | None,
+    cancel: threading.Event,
+    options: dict[str, Any],
+) -> Generator[int, None, None]:
+    """Yield the tokens of `model.generate` while it runs."""
+    tokens = _Tokens(cancel)
+    failure: list[BaseException] = []
+    input_ids = torch.tensor([prompt], device=model.device)
+
+    def run() -> None:
+        try:
+            if seed is not None:
+                torch.manual_seed(seed)
+            model.generate(
+                input_ids=input_ids,
+                attention_mask=torch.ones_like(input_ids),
+                streamer=tokens,
+                stopping_criteria=StoppingCriteriaList([tokens]),
+                **options,
+            )
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            tokens.queue.put(None)
+
+    training = model.training
+    model.eval()  # dropout has no place in an answer
+    thread = threading.Thread(target=run, name="generate", daemon=True)
+    thread.start()
+    try:
+        while (token := tokens.queue.get()) is not None:
+            yield token
+    finally:
+        tokens.closed = True
+        thread.join()
+        model.train(training)
+    if failure:
+        raise failure[0]
+
+
+# --- the text
+
+
+def _readable(tokenizer: ChatGLMTokenizer, ids: list[int], final: bool) -> str:
+    """The text of an answer so far, as far as it is settled; all of it when `final`."""
+    if tokenizer.generation <= 2:
+        return _polished(tokenizer.generation, _settled(tokenizer, ids, final), final)
+    texts = []
+    for number, segment in enumerate(segments := _segments(tokenizer, ids)):
+        last = final or number < len(segments) - 1
+        raw = _settled(tokenizer, segment, last)
+        if "\n" not in raw and not last:
+            break  # the first line may yet become the name of a tool
+        metadata, content = _first_line(raw)
+        if not metadata:
+            texts.append(_polished(tokenizer.generation, content, last))
+    return "\n".join(texts)
+
+
+def _settled(tokenizer: ChatGLMTokenizer, ids: list[int], final: bool) -> str:
+    """Decoded text without a character that is only half there."""
+    text = tokenizer.decode(ids).rstrip(NOT_A_CHARACTER)
+    if tokenizer.generation == 1 and not final:
+        # "<n>" or "<|blank_4|>" may come in several tokens, and is white space when it is whole.
+        text = re.sub(r"<[^<>]{0,10}$", "", text)
+    return text
+
+
+def _polished(generation: int, text: str, final: bool = True) -> str:
+    """An answer as the published code hands it out."""
+    if not final:
+        text = _without_beginning_of(TRAINING_TIME, text)
+        if generation == 1:
+            text = re.sub(r"[,!:;?]$", "", text)
+    text = text.strip().replace(TRAINING_TIME, "2023年")
+    if generation == 1:
+        # Next to a Chinese character, Chinese punctuation: this vocabulary has none of its own.
+        for western, chinese in zip(",!:;?", "，！：；？", strict=True):
+            text = re.sub(rf"(?<=[\u4e00-\u9fff])\{western}|\{western}(?=[\u4e00-\u9fff])", chinese, text)
+    return text
+
+
+def _until(stop: Sequence[str], text: str, final: bool) -> tuple[str, bool]:
+    """Cut the text at the first stop text; keep back what may become one. Says whether one was found."""
+    found = [text.index(s) for s in stop if s in text]
+    if found:
+        return text[: min(found)], True
+    if not final:
+        for s in stop:
+            text = min(text, _without_beginning_of(s, text), key=len)
+    return text, False
+
+
+def _without_beginning_of(marker: str, text: str) -> str:
+    """The text without an end that may be the beginning of `marker`."""
+    for length in range(min(len(marker) - 1, len(text)), 0, -1):
+        if text.endswith(marker[:length]):
+            return text[:-length]
+    return text
+
+
+# --- roles and tools of the third generation
+
+
+def _segments(tokenizer: ChatGLMTokenizer, ids: list[int]) -> list[list[int]]:
+    """The third generation may say several things in one answer, a role token between: text, then a call."""
+    assistant = tokenizer.convert_tokens_to_ids("<|assistant|>")
+    segments: list[list[int]] = [[]]
+    for token in ids:
+        if token == assistant:
+            segments.append([])
+        else:
+            segments[-1].append(token)
+    return segments
+
+
+def _first_line(raw: str) -> tuple[str, str]:
+    """Metadata and content: the first line names a tool, or is empty."""
+    metadata, newline, content = raw.partition("\n")
+    return (metadata.strip(), content) if newline else ("", raw)
+
+
+def _answer(
+    tokenizer: ChatGLMTokenizer, ids: list[int], text: str, stopped: bool
+) -> tuple[str | dict[str, Any], list[Message]]:
+    """What `chat` hands out, and the messages that the history keeps."""
+    if tokenizer.generation <= 2 or stopped:
+        return text, [{"role": "assistant", "content": text}]
+    answer: str | dict[str, Any] = text
+    said: list[Message] = []
+    for segment in _segments(tokenizer, ids):
+        metadata, content = _first_line(_settled(tokenizer, segment, final=True))
+        if metadata:
+            answer = tool_call(metadata, content)
+        else:
+            content = content.strip()
+        said.append({"role": "assistant", "metadata": metadata, "content": content})
+    return answer, said
+
+
+def tool_call(name: str, content: str) -> dict[str, Any]:
+    """Read a tool call without running it: `{"name": …, "parameters": …}`, or the raw content if it is none.
+
+    The third generation writes Python in a code block, `tool_call(city='北京')`; the fourth writes JSON.
+    """
+    code = re.sub(r"\A\s*```\w*\n|\n?```\s*\Z", "", content).strip()
+    try:
+        parameters = json.loads(code)
+        if isinstance(parameters, dict):
+            return {"name": name, "parameters": parameters}
+    except ValueError:
+        pass
+    try:
+        call = ast.parse(code, mode="eval").body
+        if isinstance(call, ast.Call) and not call.args and all(k.arg for k in call.keywords):
+            return {"name": name, "parameters": {k.arg: ast.literal_eval(k.value) for k in call.keywords}}
+    except (SyntaxError, ValueError):
+        pass
+    return {"name": name, "content": content}
+
+
+# --- the terminal
+
+
+def terminal_chat(model: PreTrainedModel, tokenizer: ChatGLMTokenizer, **options: Any) -> None:
+    """Chat in the terminal until the reader says stop. Ctrl-C interrupts an answer."""
+    print(
+        Text(
+            "Ask something. clear forgets the conversation, stop ends it.",
+            "请提问。clear 清空对话，stop 结束。",
+        )
+    )
+    history: list[Any] = []
+    while True:
+        try:
+            query = input("\n> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if query == "stop":
+            return
+        if query == "clear":
+            history = []
+            continue
+        try:
+            history = _print_answer(model, tokenizer, query, history, options)
+        except CourseError as error:
+            print(error)
+        except KeyboardInterrupt:
+            print()
+
+
+def _print_answer(
+    model: PreTrainedModel,
+    tokenizer: ChatGLMTokenizer,
+    query: str,
+    history: list[Any],
+    options: dict[str, Any],
+) -> list[Any]:
+    pieces = stream_chat(model, tokenizer, query, history, **options)
+    try:
+        while True:
+            print(next(pieces), end="", flush=True)
+    except StopIteration as end:
+        reply: Reply = end.value
+    finally:
+        pieces.close()
+    print(json.dumps(reply.answer, ensure_ascii=False) if isinstance(reply.answer, dict) else "")
+    return reply.history

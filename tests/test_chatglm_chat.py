@@ -1,0 +1,399 @@
+"""Prompts, answers, streams and histories, with tiny models whose answers are known."""
+
+import builtins
+import threading
+from pathlib import Path
+
+import pytest
+from chatglm_scripted import answer_ids, published_folder, tiny_model, tokenizer_of
+
+from course_utils import CourseError
+from course_utils.chatglm.conversation import (
+    chat,
+    finish,
+    stream_chat,
+    terminal_chat,
+    tool_call,
+)
+from course_utils.chatglm.prompts import prompt_parts
+
+GENERATIONS = [1, 2, 3]
+PAIRS = [("你好", "你好！"), ("再见", "再见。")]
+
+
+def speaker(generation: int, *texts: str, context: int = 256):
+    tokenizer = tokenizer_of(generation)
+    model = tiny_model(generation, context)
+    return model.says(*(answer_ids(tokenizer, text) for text in texts)), tokenizer
+
+
+# --- prompts
+
+
+def written(generation: int, messages: list[dict]) -> str:
+    return "|".join(prompt_parts(generation, messages))
+
+
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict:
+    return {"role": "assistant", "content": text}
+
+
+def test_prompts_of_the_first_two_generations():
+    first, later = [user("你好")], [user("你好"), assistant("你好！"), user("再见")]
+    assert written(1, first) == "你好|[gMASK]|<sop>"
+    assert written(1, later) == "[Round 0]\n问：你好\n答：你好！\n[Round 1]\n问：再见\n答：|[gMASK]|<sop>"
+    assert written(2, first) == "[gMASK]|sop|[Round 1]\n\n问：你好\n\n答："
+    assert (
+        written(2, later)
+        == "[gMASK]|sop|[Round 1]\n\n问：你好\n\n答：你好！\n\n[Round 2]\n\n问：再见\n\n答："
+    )
+
+
+def test_prompts_with_roles():
+    chat = [{"role": "system", "content": "S"}, user("你好")]
+    assert written(3, chat) == "[gMASK]|sop|<|system|>|\n|S|<|user|>|\n|你好|<|assistant|>"
+    assert written(4, chat) == "[gMASK]|<sop>|<|system|>|\n|S|<|user|>|\n|你好|<|assistant|>"
+    call = {"role": "assistant", "metadata": "weather", "content": "x"}
+    seen = {"role": "observation", "content": "22"}
+    assert written(3, [user("?"), call, seen]).endswith(
+        "<|assistant|>|weather\n|x|<|observation|>|\n|22|<|assistant|>"
+    )
+
+
+def test_tools_are_described_as_each_generation_was_taught():
+    system = {"role": "system", "content": "S", "tools": [{"name": "weather", "parameters": {}}]}
+    third = written(3, [system, user("?")])
+    assert 'S\n[\n    {\n        "name": "weather"' in third
+    fourth = written(4, [system, user("?")])
+    assert "# 可用工具\n\n## weather\n\n{" in fourth and "|<|system|>|\n|S|" in fourth
+
+
+def test_training_examples_end_with_the_answer():
+    example = [user("你好"), assistant("好")]
+    assert "|".join(prompt_parts(1, example, ask=False)) == "你好|[gMASK]|<sop>|好|<eop>"
+    assert "|".join(prompt_parts(2, example, ask=False)).endswith("答：|好|</s>")
+    assert "|".join(prompt_parts(3, example, ask=False)).endswith("<|assistant|>|\n|好")
+
+
+# --- answers
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_chat_answers_and_remembers(generation):
+    model, tokenizer = speaker(generation, "你好！", "再见。")
+    answer, history = chat(model, tokenizer, "你好")
+    assert answer == "你好！"
+    if generation == 3:
+        assert history == [user("你好"), {**assistant("你好！"), "metadata": ""}]
+    else:
+        assert history == [("你好", "你好！")]
+    answer, history = chat(model, tokenizer, "再见", history=history)
+    assert answer == "再见。"
+    pairs = [("你好", "你好！")]
+    for shape in (pairs, [list(pair) for pair in pairs], [user("你好"), assistant("你好！")]):
+        chat(model, tokenizer, "再见", history=shape)
+        assert model.prompts[-1] == model.prompts[1]
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize(
+    "text", ["晚上睡不着应该怎么办 👋！", "a\n\n  b\t🚀🦙", "x < y, [[训练时间]] 好", "<n", "中文,english!中"]
+)
+def test_stream_is_the_answer_in_whole_characters(generation, text):
+    model, tokenizer = speaker(generation, text)
+    pieces = list(stream_chat(model, tokenizer, "?"))
+    answer, _ = chat(model, tokenizer, "?")
+    assert "".join(pieces) == answer
+    assert "" not in pieces and "\ufffd" not in answer
+    if generation > 1:  # the first normalises what it reads
+        assert answer == text.strip().replace("[[训练时间]]", "2023年")
+        assert len(pieces) > 1 or len(text) < 3
+
+
+def test_emoji_come_whole_out_of_four_byte_tokens():
+    model, tokenizer = speaker(3, "a🚀b")
+    assert len(tokenizer.encode_text("🚀")) > 4
+    assert list(stream_chat(model, tokenizer, "?")) == ["a", "🚀", "b"]
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_character_cut_by_the_length_limit_is_left_out(generation):
+    tokenizer = tokenizer_of(generation)
+    ids = answer_ids(tokenizer, "好🚀")
+    model = tiny_model(generation).says(ids)
+    reply = finish(stream_chat(model, tokenizer, "?", max_new_tokens=len(ids) - 2))
+    assert (reply.answer, reply.finish, reply.answer_tokens) == ("好", "length", len(ids) - 2)
+
+
+def test_stop_tokens_end_the_answer():
+    tokenizer = tokenizer_of(3)
+    after = tokenizer.encode_text("never said")
+    for name in ("</s>", "<|user|>", "<|observation|>"):
+        ids = [*answer_ids(tokenizer, "好")[:-1], tokenizer.convert_tokens_to_ids(name), *after]
+        model = tiny_model(3).says(ids)
+        reply = finish(stream_chat(model, tokenizer, "?"))
+        assert (reply.answer, reply.finish) == ("好", "stop")
+        assert model.steps == len(ids) - len(after)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_stop_texts_end_the_answer_and_never_show(generation):
+    model, tokenizer = speaker(generation, "one two three four")
+    pieces = list(stream_chat(model, tokenizer, "?", stop=["three", "zzz"]))
+    assert "".join(pieces).strip() == "one two"
+    reply = finish(stream_chat(model, tokenizer, "?", stop=["three"]))
+    assert reply.finish == "stop" and reply.answer.strip() == "one two"
+    # What only begins like a stop text is said.
+    assert chat(model, tokenizer, "?", stop=["fourteen"])[0] == "one two three four"
+
+
+def test_first_generation_punctuation_as_published():
+    model, tokenizer = speaker(1, "x")
+    for said, answer in [
+        ("你好,世界", "你好，世界"),
+        ("a,你", "a，你"),
+        ("a,b!", "a,b!"),
+        ("好!? ok;", "好！? ok;"),
+        ("是:a;b", "是：a;b"),
+    ]:
+        model.says(answer_ids(tokenizer, said))
+        pieces = list(stream_chat(model, tokenizer, "?"))
+        assert "".join(pieces) == answer
+
+
+def test_sampling_defaults_seed_and_greedy(monkeypatch):
+    tokenizer = tokenizer_of(3)
+    model = tiny_model(3).says([])  # no script: the random model speaks
+
+    def answer(**options):
+        return chat(model, tokenizer, "你好", max_new_tokens=12, **options)[0]
+
+    assert answer(seed=1) == answer(seed=1) != answer(seed=2)
+    assert answer(temperature=0, seed=1) == answer(do_sample=False, seed=2)
+    seen = {}
+    generate = type(model).generate
+    monkeypatch.setattr(type(model), "generate", lambda self, **kw: seen.update(kw) or generate(self, **kw))
+    answer()
+    assert (seen["do_sample"], seen["top_p"], seen["temperature"]) == (True, 0.8, 0.8)
+    assert seen["eos_token_id"] == [2, 1806, 1808]
+    answer(top_p=0.5, repetition_penalty=1.1)
+    assert (seen["top_p"], seen["repetition_penalty"]) == (0.5, 1.1)
+
+
+def test_an_answer_leaves_no_trace_in_the_model():
+    model, tokenizer = speaker(3, "好")
+    model.train()
+    chat(model, tokenizer, "?")
+    assert model.training
+    assert not [t for t in threading.enumerate() if t.name == "generate"]
+
+
+def test_leaving_a_stream_ends_the_computation():
+    tokenizer = tokenizer_of(3)
+    model = tiny_model(3, context=4096).says(
+        [*tokenizer.encode_text("\n"), *[tokenizer.encode_text("a")[0]] * 4000]
+    )
+    pieces = stream_chat(model, tokenizer, "?")
+    next(pieces)
+    pieces.close()
+    assert not [t for t in threading.enumerate() if t.name == "generate"]
+    assert model.steps < 1000
+    cancel = threading.Event()
+    finish(stream_chat(model, tokenizer, "?", max_new_tokens=2, cancel=cancel))
+    assert not cancel.is_set()  # it belongs to the caller
+    cancel.set()
+    finish(stream_chat(model, tokenizer, "?", cancel=cancel))
+    assert model.steps < 1000
+
+
+def test_an_error_inside_generate_reaches_the_caller():
+    model, tokenizer = speaker(3, "好")
+    with pytest.raises(ValueError, match="temprature"):
+        chat(model, tokenizer, "?", temprature=1)
+
+
+# --- tools
+
+
+def test_third_generation_calls_a_tool():
+    tokenizer = tokenizer_of(3)
+    call = "```python\ntool_call(city='北京', days=[1, 2])\n```"
+    text = [*tokenizer.encode_text("\n"), *tokenizer.encode_text("Let me see")]
+    role = tokenizer.convert_tokens_to_ids("<|assistant|>")
+    ids = [*text, role, *tokenizer.encode_text("weather\n"), *tokenizer.encode_text(call)]
+    ids.append(tokenizer.convert_tokens_to_ids("<|observation|>"))
+    model = tiny_model(3).says(ids, answer_ids(tokenizer, "22 °C"))
+    tools = [{"role": "system", "content": "S", "tools": [{"name": "weather"}]}]
+    assert "".join(stream_chat(model, tokenizer, "天气?", tools)) == "Let me see"
+    model.says(ids, answer_ids(tokenizer, "22 °C"))
+    answer, history = chat(model, tokenizer, "天气?", tools)
+    assert answer == {"name": "weather", "parameters": {"city": "北京", "days": [1, 2]}}
+    assert [message["role"] for message in history] == ["system", "user", "assistant", "assistant"]
+    assert (history[-1]["metadata"], history[-1]["content"].strip()) == ("weather", call)
+    answer, history = chat(model, tokenizer, '{"t": 22}', history, role="observation")
+    assert answer == "22 °C"
+    assert "<|observation|>" in tokenizer.decode(model.prompts[-1])
+
+
+def test_tool_calls_are_read_and_never_run(tmp_path):
+    assert tool_call("f", '{"a": 1}') == {"name": "f", "parameters": {"a": 1}}
+    assert tool_call("f", "```python\ntool_call(a=-1, b={'c': None})\n```")["parameters"] == {
+        "a": -1,
+        "b": {"c": None},
+    }
+    victim = tmp_path / "victim"
+    for code in (
+        f"tool_call(a=open({str(victim)!r}, 'w'))",
+        f"open({str(victim)!r}, 'w')",
+        "tool_call(**x)",
+        "print('x')",
+        "a = (",
+        "[1]",
+    ):
+        assert tool_call("f", code)["content"] == code
+    assert not victim.exists()
+
+
+# --- the context
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_long_history_is_cut_from_the_oldest_round_with_a_notice(generation, capsys):
+    model, tokenizer = speaker(generation, "好", context=128)
+    history = [(f"question {i}", f"answer {i}") for i in range(30)]
+    notices = []
+    _, remembered = chat(model, tokenizer, "last", history, notice=notices.append)
+    prompt = tokenizer.decode(model.prompts[-1])
+    assert "question 29" in prompt and "question 0" not in prompt
+    assert len(model.prompts[-1]) <= 128 * 3 / 4
+    assert len(notices) == 1 and "oldest" in notices[0].en and "最早" in notices[0].zh
+    assert len(remembered) < 30  # what was forgotten stays forgotten
+    chat(model, tokenizer, "last", history)
+    assert "oldest" in capsys.readouterr().out  # without a listener it is printed
+    chat(model, tokenizer, "last", remembered, max_new_tokens=1)
+    assert capsys.readouterr().out == ""
+
+
+def test_instructions_outlive_the_rounds():
+    model, tokenizer = speaker(3, "好", context=128)
+    history = [{"role": "system", "content": "Be brief."}]
+    history += [message for i in range(30) for message in (user(f"question {i}"), assistant("yes"))]
+    _, remembered = chat(model, tokenizer, "last", history, notice=lambda text: None)
+    assert remembered[0]["content"] == "Be brief."
+    assert remembered[1]["content"].startswith("question")
+
+
+def test_max_length_counts_the_prompt_too():
+    tokenizer = tokenizer_of(3)
+    model = tiny_model(3).says([tokenizer.encode_text("a")[0]] * 300)
+    reply = finish(stream_chat(model, tokenizer, "你好", max_length=30))
+    assert reply.prompt_tokens + reply.answer_tokens == 30
+    reply = finish(stream_chat(model, tokenizer, "你好"))
+    assert reply.prompt_tokens + reply.answer_tokens == 256
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_mistakes_are_explained_before_anything_runs(generation):
+    model, tokenizer = speaker(generation, "好")
+    for query in ("", " \n", None, b"x"):
+        with pytest.raises(CourseError, match="empty"):
+            stream_chat(model, tokenizer, query)
+    with pytest.raises(CourseError, match="shorten"):
+        stream_chat(model, tokenizer, "long " * 300)
+    for history in (
+        "text",
+        ["text"],
+        [("a", "b", "c")],
+        [("a", None)],
+        [{"role": "boss", "content": "x"}],
+        [{"role": "user"}],
+        {"a": "b"},
+    ):
+        with pytest.raises(CourseError, match="history must be"):
+            stream_chat(model, tokenizer, "?", history)
+    with pytest.raises(CourseError, match="half a character"):
+        stream_chat(model, tokenizer, "\ud83d")
+    with pytest.raises(CourseError, match="at least 1"):
+        stream_chat(model, tokenizer, "?", max_new_tokens=0)
+    if generation < 3:
+        with pytest.raises(CourseError, match="only questions and answers"):
+            stream_chat(model, tokenizer, "?", [{"role": "system", "content": "x"}])
+        with pytest.raises(CourseError, match="must follow a question"):
+            stream_chat(model, tokenizer, "?", role="observation")
+    assert model.prompts == []
+
+
+# --- the terminal
+
+
+def test_terminal_chat(monkeypatch, capsys):
+    model, tokenizer = speaker(3, "你好！", "再见。", "再见。")
+    typed = iter(["你好", "", "再见", "clear", "你好", "stop"])
+    monkeypatch.setattr(builtins, "input", lambda prompt: next(typed))
+    terminal_chat(model, tokenizer)
+    out = capsys.readouterr().out
+    assert "你好！\n" in out and "再见。\n" in out
+    assert "empty" in out  # a mistake is said, and the chat goes on
+    assert len(model.prompts[1]) > len(model.prompts[0])
+    assert model.prompts[2] == model.prompts[0]  # forgotten
+
+    def end(prompt):
+        raise EOFError
+
+    monkeypatch.setattr(builtins, "input", end)
+    terminal_chat(model, tokenizer)
+
+
+def test_the_package_hands_out_functions():
+    """A submodule of the same name would take a function's place as soon as something imported it."""
+    import course_utils.chatglm as package
+
+    assert package.chat is chat and package.stream_chat is stream_chat
+    modules = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
+    assert not modules & set(package.__all__)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_published_folder_is_all_it_takes(generation, tmp_path):
+    from course_utils.chatglm import chat, load_chatglm, load_tokenizer, stream_chat
+
+    folder = published_folder(generation, tmp_path / "published")
+    model, tokenizer = load_chatglm(folder, dtype="float32", device="cpu"), load_tokenizer(folder)
+    assert tokenizer.generation == generation
+    options = {"do_sample": False, "max_new_tokens": 8}
+    answer, history = chat(model, tokenizer, "你好", **options)
+    assert "".join(stream_chat(model, tokenizer, "你好", **options)) == answer
+    assert len(history) == (2 if generation == 3 else 1)
+    # The same as asking the model directly, in a padded batch with a longer prompt.
+    questions = ["你好", "晚上睡不着应该怎么办 hello hello"]
+    chats = [[{"role": "user", "content": question}] for question in questions]
+    batch = tokenizer.apply_chat_template(
+        chats, add_generation_prompt=True, padding=True, return_tensors="pt"
+    )
+    assert batch["attention_mask"][0, 0] == 0
+    written = model.generate(
+        **batch, **options, eos_token_id=tokenizer.stop_ids, pad_token_id=tokenizer.pad_token_id
+    )
+    for row, question in zip(written, questions, strict=True):
+        direct = finish(stream_chat(model, tokenizer, question, **options))
+        assert tokenizer.decode(row[-8:], skip_special_tokens=True).strip() == direct.answer
+
+
+def test_random_answers_stream_as_they_are():
+    """Whatever tokens come, the pieces are the answer."""
+    for generation in GENERATIONS:
+        tokenizer = tokenizer_of(generation)
+        model = tiny_model(generation).says([])
+        for seed in range(3):
+            options = {"seed": seed, "temperature": 3.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 40}
+            pieces = list(stream_chat(model, tokenizer, "你好", **options))
+            reply = finish(stream_chat(model, tokenizer, "你好", **options))
+            if isinstance(reply.answer, str):
+                assert "".join(pieces) == reply.answer
