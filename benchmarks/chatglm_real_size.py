@@ -53,9 +53,7 @@ def write_folder(folder: Path) -> None:
     config = json.loads(CONFIG.read_text())
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
-    pool = (
-        torch.randn(2**26, generator=torch.Generator().manual_seed(0)) * 0.02
-    ).half()  # cut anew for each tensor
+    pool = (torch.randn(2**26, generator=torch.Generator().manual_seed(0)) * 0.02).half()  # cut anew for each tensor
     shards: list[dict[str, torch.Tensor]] = [{}]
     weight_map, filled, written = {}, 0.0, 0
 
@@ -76,9 +74,7 @@ def write_folder(folder: Path) -> None:
         filled += 2 * size
         written += 2 * size
     flush()
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": weight_map})
-    )
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     print(f"written: {written / 1e9:.2f} GB of weights in {len(shards)} files")
 
 
@@ -134,17 +130,12 @@ def measure(folder: Path, device: str, quantize: str | None, tokens: int) -> Non
     model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, streamer=clock)
     steps = [later - earlier for earlier, later in zip(clock.times[1:], clock.times[2:], strict=False)]
     median = sorted(steps)[len(steps) // 2]
-    print(
-        f"one token of generate: {median:.2f} s (median of {len(steps)}); reading all weights once: "
-        f"{floor:.2f} s"
-    )
+    print(f"one token of generate: {median:.2f} s (median of {len(steps)}); reading all weights once: {floor:.2f} s")
     print(f"peak host memory at the end: {peak():.2f} GiB")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quantize")

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from course_utils.messages import CourseError, Text
+from course_utils.runtime import gpu_obstacle, probe_gpu
 
 STAND_INS = Path(__file__).resolve().parents[1] / "data" / "models"
 ATTEMPTS = 5
@@ -51,9 +52,7 @@ class Model:
     """A folder in data/models."""
 
 
-_CHATGLM_LICENCE = (
-    "code Apache-2.0; weights: the ChatGLM model licence, free for research and, registered, for trade"
-)
+_CHATGLM_LICENCE = "code Apache-2.0; weights: the ChatGLM model licence, free for research and, registered, for trade"
 CATALOGUE = {
     model.name: model
     for model in (
@@ -147,9 +146,7 @@ def find_model(
                 f"{folder} holds no whole model ({problem}): fetch the missing file, or leave the folder out",
                 f"{folder} 中没有完整的模型（{problem}）：请补齐缺少的文件，或不指定该文件夹",
             )
-        return Found(
-            Path(folder), "given", Text(f"{name}: the folder you named.", f"{name}：您指定的文件夹。")
-        )
+        return Found(Path(folder), "given", Text(f"{name}: the folder you named.", f"{name}：您指定的文件夹。"))
     reasons: list[Text] = []
     if want == "stand-in":
         reasons.append(Text("you asked for it", "按您的要求"))
@@ -158,18 +155,14 @@ def find_model(
     else:
         for cached in _cached(model):
             if not incomplete(cached):
-                return Found(
-                    cached, "cache", Text(f"{name}: already on this machine.", f"{name}：本机已有。")
-                )
+                return Found(cached, "cache", Text(f"{name}: already on this machine.", f"{name}：本机已有。"))
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
         if offline:
             reasons.append(Text("HF_HUB_OFFLINE forbids the network", "HF_HUB_OFFLINE 禁止联网"))
         for source, fetch in () if offline else SOURCES:
             try:
                 fetched = fetch(model)
-                return Found(
-                    fetched, source, Text(f"{name}: fetched from {source}.", f"{name}：从 {source} 下载。")
-                )
+                return Found(fetched, source, Text(f"{name}: fetched from {source}.", f"{name}：从 {source} 下载。"))
             except Unreachable as error:
                 reasons.append(Text(f"{source}: {error}", f"{source}：{error}"))
     english = "; ".join(reason.en for reason in reasons)
@@ -223,9 +216,7 @@ def _cached(model: Model) -> list[Path]:
     hub = _modelscope_cache()
     # ModelScope's library writes a dot as three underscores, and has put its models in several places.
     ids = dict.fromkeys((model.modelscope, model.modelscope.replace(".", "___")))
-    folders = [
-        root / name for root in (hub / "models", hub, hub / "hub" / "models", hub / "hub") for name in ids
-    ]
+    folders = [root / name for root in (hub / "models", hub, hub / "hub" / "models", hub / "hub") for name in ids]
     from huggingface_hub import try_to_load_from_cache
 
     # Until 2025 the organisation's name was THUDM, and the cache goes by the name that was asked for.
@@ -243,15 +234,13 @@ def _modelscope_cache() -> Path:
 def _no_room(model: Model, number_format: str | None) -> Text | None:
     """Why no GPU here can hold the model, or None if one can."""
     need = model.gib[number_format] if number_format else max(model.gib.values())
-    import torch
-
-    if not torch.cuda.is_available():
-        return Text("there is no GPU here", "本机没有 GPU")
-    free = torch.cuda.mem_get_info()[0] / 2**30
-    if free < need + 1:  # room for a conversation
+    gpu = probe_gpu()
+    if obstacle := gpu_obstacle(gpu):
+        return obstacle
+    if gpu.free_gib < need + 1:  # room for a conversation
         return Text(
-            f"it takes {need:.1f} GiB and the GPU has {free:.1f} GiB free",
-            f"它需要 {need:.1f} GiB，而 GPU 只剩 {free:.1f} GiB",
+            f"it takes {need:.1f} GiB and the GPU has {gpu.free_gib:.1f} GiB free",
+            f"它需要 {need:.1f} GiB，而 GPU 只剩 {gpu.free_gib:.1f} GiB",
         )
     return None
 
@@ -302,9 +291,7 @@ def fetch_from_modelscope(model: Model) -> Path:
     site = os.environ.get("MODELSCOPE_ENDPOINT", "https://www.modelscope.cn").rstrip("/")
     base = f"{site}/api/v1/models/{model.modelscope}/repo"
     try:
-        with urllib.request.urlopen(
-            f"{base}/files?Revision=master&Recursive=true", timeout=TIMEOUT
-        ) as answer:
+        with urllib.request.urlopen(f"{base}/files?Revision=master&Recursive=true", timeout=TIMEOUT) as answer:
             listed = {file["Path"]: file for file in json.load(answer)["Data"]["Files"]}
     except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
         raise Unreachable(_first_line(error)) from None

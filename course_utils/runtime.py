@@ -101,6 +101,18 @@ def probe_gpu() -> GPU | None:
     return GPU(name, capability, total / GIB, free / GIB, tuple(torch.cuda.get_arch_list()), kernel_error)
 
 
+def gpu_obstacle(gpu: GPU | None) -> Text | None:
+    """Why torch cannot compute on this machine's GPU, or None if it can."""
+    if gpu is None:
+        return Text("torch sees no GPU here", "torch 在此找不到 GPU")
+    if not gpu.usable:
+        return Text(
+            f"torch cannot compute on the {gpu.name} (`python -m course_utils.doctor` names the cure)",
+            f"torch 无法在 {gpu.name} 上计算（`python -m course_utils.doctor` 会给出解决办法）",
+        )
+    return None
+
+
 def choose(gpu: GPU | None) -> Runtime:
     """The device and number format to use on a machine with this GPU."""
     if gpu is None:

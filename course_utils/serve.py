@@ -160,9 +160,7 @@ class Service:
         try:
             return kind.model_validate(json.loads(body.decode("utf-8")))
         except UnicodeDecodeError as error:
-            raise HTTPException(
-                400, f"byte {error.start} of the body is not UTF-8: send JSON in UTF-8"
-            ) from None
+            raise HTTPException(400, f"byte {error.start} of the body is not UTF-8: send JSON in UTF-8") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "body"
@@ -273,9 +271,7 @@ class Service:
         reply = await _last(pieces)
         message = {"role": "assistant", "content": _content(reply)}
         choice = {"index": 0, "message": message, "finish_reason": reply.finish, "logprobs": None}
-        return JSONResponse(
-            {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(reply)}
-        )
+        return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": _usage(reply)})
 
     async def embeddings(self, request: Request) -> Response:
         """`POST /v1/embeddings`."""
@@ -311,9 +307,7 @@ class Service:
         """`GET /v1/models`."""
         self.check_key(request)
         names = [self.name, *([self.embedder_name] if self.embedder else [])]
-        data = [
-            {"id": name, "object": "model", "created": self.started, "owned_by": "course"} for name in names
-        ]
+        data = [{"id": name, "object": "model", "created": self.started, "owned_by": "course"} for name in names]
         return JSONResponse({"object": "list", "data": data})
 
     async def health(self, request: Request) -> Response:
@@ -336,9 +330,7 @@ async def _last(pieces: AsyncIterator[str | Reply]) -> Reply:
     raise AssertionError("a stream ends with its reply")
 
 
-async def _events(
-    pieces: AsyncIterator[str | Reply], head: dict[str, Any], with_usage: bool
-) -> AsyncIterator[str]:
+async def _events(pieces: AsyncIterator[str | Reply], head: dict[str, Any], with_usage: bool) -> AsyncIterator[str]:
     """Server-sent events, as the OpenAI API streams an answer."""
 
     def event(delta: dict[str, Any], finish: str | None = None) -> str:
@@ -356,9 +348,7 @@ async def _events(
                     yield event({"content": _content(piece)})
                 yield event({}, piece.finish)
                 if with_usage:
-                    yield _event(
-                        {**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(piece)}
-                    )
+                    yield _event({**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(piece)})
     except ClientDisconnect:
         return
     except Exception as error:
@@ -379,9 +369,7 @@ def _content(reply: Reply) -> str:
 def _count_tokens(embedder: Any, texts: list[str]) -> int:
     features = getattr(embedder, "preprocess", embedder.tokenize)(texts)  # renamed in sentence-transformers 6
     # A static model has no padding, and so no mask.
-    return (
-        int(features["attention_mask"].sum()) if "attention_mask" in features else len(features["input_ids"])
-    )
+    return int(features["attention_mask"].sum()) if "attention_mask" in features else len(features["input_ids"])
 
 
 def _usage(reply: Reply) -> dict[str, int]:

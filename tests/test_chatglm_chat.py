@@ -47,10 +47,7 @@ def test_prompts_of_the_first_two_generations():
     assert written(1, first) == "你好|[gMASK]|<sop>"
     assert written(1, later) == "[Round 0]\n问：你好\n答：你好！\n[Round 1]\n问：再见\n答：|[gMASK]|<sop>"
     assert written(2, first) == "[gMASK]|sop|[Round 1]\n\n问：你好\n\n答："
-    assert (
-        written(2, later)
-        == "[gMASK]|sop|[Round 1]\n\n问：你好\n\n答：你好！\n\n[Round 2]\n\n问：再见\n\n答："
-    )
+    assert written(2, later) == "[gMASK]|sop|[Round 1]\n\n问：你好\n\n答：你好！\n\n[Round 2]\n\n问：再见\n\n答："
 
 
 def test_prompts_with_roles():
@@ -59,9 +56,7 @@ def test_prompts_with_roles():
     assert written(4, chat) == "[gMASK]|<sop>|<|system|>|\n|S|<|user|>|\n|你好|<|assistant|>"
     call = {"role": "assistant", "metadata": "weather", "content": "x"}
     seen = {"role": "observation", "content": "22"}
-    assert written(3, [user("?"), call, seen]).endswith(
-        "<|assistant|>|weather\n|x|<|observation|>|\n|22|<|assistant|>"
-    )
+    assert written(3, [user("?"), call, seen]).endswith("<|assistant|>|weather\n|x|<|observation|>|\n|22|<|assistant|>")
 
 
 def test_tools_are_described_as_each_generation_was_taught():
@@ -194,9 +189,7 @@ def test_an_answer_leaves_no_trace_in_the_model():
 
 def test_leaving_a_stream_ends_the_computation():
     tokenizer = tokenizer_of(3)
-    model = tiny_model(3, context=4096).says(
-        [*tokenizer.encode_text("\n"), *[tokenizer.encode_text("a")[0]] * 4000]
-    )
+    model = tiny_model(3, context=4096).says([*tokenizer.encode_text("\n"), *[tokenizer.encode_text("a")[0]] * 4000])
     pieces = stream_chat(model, tokenizer, "?")
     next(pieces)
     pieces.close()
@@ -374,13 +367,9 @@ def test_a_published_folder_is_all_it_takes(generation, tmp_path):
     # The same as asking the model directly, in a padded batch with a longer prompt.
     questions = ["你好", "晚上睡不着应该怎么办 hello hello"]
     chats = [[{"role": "user", "content": question}] for question in questions]
-    batch = tokenizer.apply_chat_template(
-        chats, add_generation_prompt=True, padding=True, return_tensors="pt"
-    )
+    batch = tokenizer.apply_chat_template(chats, add_generation_prompt=True, padding=True, return_tensors="pt")
     assert batch["attention_mask"][0, 0] == 0
-    written = model.generate(
-        **batch, **options, eos_token_id=tokenizer.stop_ids, pad_token_id=tokenizer.pad_token_id
-    )
+    written = model.generate(**batch, **options, eos_token_id=tokenizer.stop_ids, pad_token_id=tokenizer.pad_token_id)
     for row, question in zip(written, questions, strict=True):
         direct = finish(stream_chat(model, tokenizer, question, **options))
         assert tokenizer.decode(row[-8:], skip_special_tokens=True).strip() == direct.answer

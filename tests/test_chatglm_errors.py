@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from course_utils import CourseError
 from course_utils.chatglm import convert, load_chatglm, load_prefix, memory
 from course_utils.chatglm.__main__ import main
+from course_utils.runtime import GPU
 
 FIXTURES = Path(__file__).parent / "fixtures" / "chatglm"
 
@@ -127,12 +128,10 @@ def test_gpu_that_is_not_there(folder):
 
 def test_gpu_that_this_torch_is_not_built_for(folder, monkeypatch):
     """A P100 under today's default wheels: torch says that it is available."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90a", "compute_90"])
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (6, 0))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla P100-PCIE-16GB")
+    p100 = GPU("Tesla P100-PCIE-16GB", (6, 0), 16, 15, ("sm_75", "sm_80", "sm_90a", "compute_90"))
+    monkeypatch.setattr("course_utils.chatglm.memory.probe_gpu", lambda: p100)
     message = error_of(load_chatglm, folder, device="cuda")
-    assert "sm_75" in message and "sm_60" in message and "cu126" in message
+    assert "Tesla P100" in message and "course_utils.doctor" in message and "device='cpu'" in message
     assert load_chatglm(folder).device.type == "cpu"  # auto passes it over
 
 

@@ -74,11 +74,7 @@ def test_left_padded_batch(name):
     model, reference = load(name), expected(name)
     ids = reference["batch_input_ids"]
     mask = reference.get("batch_attention_mask", (ids != 3).long())
-    mask = (
-        mask
-        if name in NATIVE
-        else torch.cat((torch.ones_like(mask[:1]), (torch.arange(14) >= 4).long()[None]))
-    )
+    mask = mask if name in NATIVE else torch.cat((torch.ones_like(mask[:1]), (torch.arange(14) >= 4).long()[None]))
     logits = model(ids, attention_mask=mask).logits
     assert_close(logits[mask.bool()], reference["batch_prefill_logits"][mask.bool()])
     out = model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False, eos_token_id=NEVER)
@@ -148,9 +144,7 @@ def test_first_generation_continues_from_a_cache_in_chunks(name):
     cache = DynamicCache()
     cut = 17
     first = model(ids[:, :cut], past_key_values=cache, use_cache=True).logits
-    second = model(
-        ids[:, cut:], past_key_values=cache, position_ids=positions[..., cut:], use_cache=True
-    ).logits
+    second = model(ids[:, cut:], past_key_values=cache, position_ids=positions[..., cut:], use_cache=True).logits
     assert_close(torch.cat((first, second), dim=1), whole)
 
 
@@ -218,12 +212,8 @@ def test_prefix_inside_a_full_checkpoint(name):
     model = load({"v3_mqa2_prefix": "v3_mqa2", "v1_prefixproj": "v1_base"}[name])
     load_prefix(model, FIXTURES / name)
     tensors = load_file(FIXTURES / name / "model.safetensors")
-    ours = {
-        key.split("prefix_encoder.")[1]: value for key, value in model.state_dict().items() if "prefix" in key
-    }
-    assert ours and all(
-        torch.equal(value, tensors[f"transformer.prefix_encoder.{k}"]) for k, value in ours.items()
-    )
+    ours = {key.split("prefix_encoder.")[1]: value for key, value in model.state_dict().items() if "prefix" in key}
+    assert ours and all(torch.equal(value, tensors[f"transformer.prefix_encoder.{k}"]) for k, value in ours.items())
 
 
 @pytest.mark.parametrize("name", ["v3_mqa2", "v1_base"])
@@ -256,9 +246,7 @@ def test_a_fresh_prefix_trains_alone_and_comes_back(name, projection, tmp_path):
 def test_prefix_stays_in_float32(dtype, tmp_path):
     for name in PREFIXED:
         model = load(name, dtype=dtype)
-        kinds = {
-            key.split(".")[-2]: value.dtype for key, value in model.state_dict().items() if "prefix" in key
-        }
+        kinds = {key.split(".")[-2]: value.dtype for key, value in model.state_dict().items() if "prefix" in key}
         assert set(kinds.values()) == {torch.float32}
         assert model.lm_head.weight.dtype == dtype
         model.generate(expected(name)["input_ids"], max_new_tokens=3, do_sample=False)
@@ -305,9 +293,7 @@ def test_generation_features():
     for name in ["v3_mqa2", *PREFIXED]:
         model, ids = load(name), expected(name)["input_ids"]
         torch.manual_seed(0)
-        out = model.generate(
-            ids, max_new_tokens=4, do_sample=True, num_return_sequences=3, eos_token_id=NEVER
-        )
+        out = model.generate(ids, max_new_tokens=4, do_sample=True, num_return_sequences=3, eos_token_id=NEVER)
         assert out.shape == (3, ids.shape[1] + 4)
         beams = model.generate(ids, max_new_tokens=4, num_beams=3, do_sample=False, eos_token_id=NEVER)
         uncached = model.generate(

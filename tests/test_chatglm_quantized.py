@@ -75,9 +75,7 @@ def test_published_quantised_files(name, bits, tmp_path):
     shutil.copy(FIXTURES / name / "config.json", plain)
     save_file(meant, plain / "model.safetensors")
     ids = expected(name)["input_ids"]
-    torch.testing.assert_close(
-        model(ids).logits, load_chatglm(plain, device="cpu")(ids).logits, rtol=0, atol=1e-4
-    )
+    torch.testing.assert_close(model(ids).logits, load_chatglm(plain, device="cpu")(ids).logits, rtol=0, atol=1e-4)
     kinds = {type(module) for key, module in model.named_modules() if isinstance(module, nn.Linear)}
     assert kinds == {QuantizedLinear, nn.Linear} and type(model.lm_head) is nn.Linear
     # Quantising here gives the same numbers as reading the quantised files.
@@ -92,8 +90,7 @@ def test_eight_bits_change_the_model_less_than_four(name):
     reference = expected(name)["prefill_logits"]
     ids = expected(name)["input_ids"]
     differences = [
-        (load_chatglm(FIXTURES / name, device="cpu", quantize=kind)(ids).logits - reference).std()
-        / reference.std()
+        (load_chatglm(FIXTURES / name, device="cpu", quantize=kind)(ids).logits - reference).std() / reference.std()
         for kind in ("int8", "int4")
     ]
     assert 0 < differences[0] < differences[1] / 4
@@ -154,9 +151,7 @@ def message(action, *arguments, **options) -> str:
 
 def test_quantised_twice(tmp_path):
     write_published_quantized("v3_mqa2", 4, tmp_path / "quantised")
-    assert "quantised already (4 bits)" in message(
-        load_chatglm, tmp_path / "quantised", quantize="int8", device="cpu"
-    )
+    assert "quantised already (4 bits)" in message(load_chatglm, tmp_path / "quantised", quantize="int8", device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -169,9 +164,7 @@ def test_quantised_twice(tmp_path):
         ("Tesla T4", (7, 5), "13.0", "bnb-nf4", None),
     ],
 )
-def test_where_bitsandbytes_cannot_the_message_says_what_can(
-    monkeypatch, card, capability, cuda, kind, reason
-):
+def test_where_bitsandbytes_cannot_the_message_says_what_can(monkeypatch, card, capability, cuda, kind, reason):
     monkeypatch.setattr(quantization, "find_spec", lambda name: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: card)

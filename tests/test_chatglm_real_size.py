@@ -51,13 +51,9 @@ def published_layout(config: dict) -> dict[str, tuple[int, ...]]:
                 ("mlp.dense_4h_to_h", h, f),
             ]:
                 layout |= {f"{block}.{linear}.weight": (rows, columns), f"{block}.{linear}.bias": (rows,)}
-        return layout | dict.fromkeys(
-            ("transformer.final_layernorm.weight", "transformer.final_layernorm.bias"), (h,)
-        )
+        return layout | dict.fromkeys(("transformer.final_layernorm.weight", "transformer.final_layernorm.bias"), (h,))
 
-    v, f, d, n = (
-        config[k] for k in ("padded_vocab_size", "ffn_hidden_size", "kv_channels", "num_attention_heads")
-    )
+    v, f, d, n = (config[k] for k in ("padded_vocab_size", "ffn_hidden_size", "kv_channels", "num_attention_heads"))
     groups = config["multi_query_group_num"] if config["multi_query_attention"] else n
     fused = (n + 2 * groups) * d
     layout = {

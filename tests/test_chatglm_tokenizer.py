@@ -190,9 +190,7 @@ def test_chat_template_as_text_and_batch():
     chats = [[{"role": "user", "content": "你好"}], [{"role": "user", "content": "Hello world"}]]
     texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
     assert texts[0] == "[gMASK]sop<|user|>\n你好<|assistant|>"
-    batch = tokenizer.apply_chat_template(
-        chats, add_generation_prompt=True, padding=True, return_tensors="pt"
-    )
+    batch = tokenizer.apply_chat_template(chats, add_generation_prompt=True, padding=True, return_tensors="pt")
     assert batch["input_ids"].shape == batch["attention_mask"].shape
     assert batch["attention_mask"][0, 0] == 0  # the shorter one is padded on the left
     single = tokenizer.apply_chat_template(chats[0], add_generation_prompt=True, return_tensors="pt")
@@ -234,9 +232,7 @@ def test_saved_tokenizer_comes_back_through_auto_tokenizer(make, native, tmp_pat
 
 
 def published(folder: Path, vocab_file: str, **config) -> Path:
-    shutil.copyfile(
-        FIXTURES / vocab_file, folder / ("ice_text.model" if "v1" in vocab_file else "tokenizer.model")
-    )
+    shutil.copyfile(FIXTURES / vocab_file, folder / ("ice_text.model" if "v1" in vocab_file else "tokenizer.model"))
     (folder / "config.json").write_text(json.dumps({"model_type": "chatglm", **config}))
     return folder
 

@@ -83,6 +83,4 @@ def test_full_training_saves_a_native_checkpoint(name, tmp_path):
     model.eval().save_pretrained(tmp_path / "saved")
     ids = examples(name)[0]["input_ids"][None]
     with torch.no_grad():
-        torch.testing.assert_close(
-            load_chatglm(tmp_path / "saved", device="cpu")(ids).logits, model(ids).logits
-        )
+        torch.testing.assert_close(load_chatglm(tmp_path / "saved", device="cpu")(ids).logits, model(ids).logits)

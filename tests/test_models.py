@@ -9,11 +9,12 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 import pytest
-import torch
 
 from course_utils import CourseError, models
 from course_utils.models import CATALOGUE, download, find_model, incomplete, wanted
+from course_utils.runtime import GPU
 
+T4 = GPU("Tesla T4", (7, 5), 16, 15, ("sm_75",))
 BIG = bytes(range(256)) * 8000  # 2 MB
 REPOSITORY = {
     "config.json": b'{"model_type": "chatglm"}',
@@ -61,9 +62,7 @@ class Hub(BaseHTTPRequestHandler):
         elif "/resolve/" in url.path:  # Hugging Face
             self.send_file(url.path.split("/resolve/")[1].split("/", 1)[1])
         elif "/tree/" in url.path:
-            self.send_json(
-                [{"type": "file", "path": p, "size": len(d), "oid": p} for p, d in self.files.items()]
-            )
+            self.send_json([{"type": "file", "path": p, "size": len(d), "oid": p} for p, d in self.files.items()])
         elif url.path.startswith("/api/models/"):
             siblings = [{"rfilename": path} for path in self.files]
             self.send_json({"id": "x/y", "sha": COMMIT, "siblings": siblings, "tags": []})
@@ -118,7 +117,7 @@ def hub(cuts=(), files=REPOSITORY, **behaviour):
         server.server_close()
 
 
-NOWHERE = "http://127.0.0.1:9"  # nothing listens on the discard port
+NOWHERE = "http://127.0.0.1:1"  # nothing listens there
 
 
 @pytest.fixture(autouse=True)
@@ -128,13 +127,14 @@ def machine(tmp_path, monkeypatch):
 
     monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "modelscope"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "huggingface"))
+    # For its telemetry the library asks huggingface.co for a list, whatever the endpoint.
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", NOWHERE)
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(models, "STAND_INS", tmp_path / "stand-ins")
     write(tmp_path / "stand-ins" / "chatglm3-tiny", {"config.json": b"{}", "model.safetensors": b"x"})
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (15 * 2**30, 16 * 2**30))
+    monkeypatch.setattr(models, "probe_gpu", lambda: T4)
     return tmp_path
 
 
@@ -215,11 +215,11 @@ def test_without_room_nothing_is_fetched(monkeypatch):
         found = find_model("glm-4-9b-chat")
         assert found.source == "stand-in" and "takes 17.5 GiB and the GPU has 15.0" in str(found)
         assert find_model("chatglm3-6b", want="stand-in").source == "stand-in"
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(models, "probe_gpu", lambda: None)
         assert "no GPU" in str(find_model("chatglm3-6b"))
         assert not here.asked
         assert find_model("glm-4-9b-chat", want="real").source == "ModelScope"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(models, "probe_gpu", lambda: T4)
     assert find_model("glm-4-9b-chat", number_format="int8").source == "cache"
 
 

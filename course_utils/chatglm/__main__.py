@@ -8,9 +8,10 @@ import torch
 
 from course_utils.chatglm import quantization
 from course_utils.chatglm.loading import convert, load_chatglm, model_class, translate
-from course_utils.chatglm.memory import GIB, free_bytes, gib, gpu_obstacle, needed_bytes
+from course_utils.chatglm.memory import free_bytes, gib, needed_bytes
 from course_utils.chatglm.published import PREFIX_NAMES, generation_of, read_config, weight_files
 from course_utils.messages import CourseError
+from course_utils.runtime import GIB, gpu_obstacle, probe_gpu
 
 NAMES = {1: "ChatGLM-6B", 2: "ChatGLM2-6B", 3: "ChatGLM3-6B", 4: "GLM-4"}
 
@@ -28,8 +29,7 @@ def inspect(folder: Path) -> str:
     lines = [
         f"model       generation {generation_of(raw)} ({NAMES[generation_of(raw)]} and its kin), "
         f"{sum(p.numel() for p in network.parameters()):,} parameters",
-        f"layout      {'published' if raw['model_type'] == 'chatglm' else 'native'}, "
-        f"loads as {type(network).__name__}",
+        f"layout      {'published' if raw['model_type'] == 'chatglm' else 'native'}, loads as {type(network).__name__}",
         f"files       {len(files)} × {files[0].suffix}, {gib(sum(file.stat().st_size for file in files))}, "
         f"{len(tensors)} tensors" + (", with a P-Tuning prefix" if prefix else ""),
     ]
@@ -43,11 +43,9 @@ def inspect(folder: Path) -> str:
             quantized = quantization.quantized_tensors(tensors, bits)
             options[f'quantize="{name}"'] = needed_bytes(quantized, torch.float16)
     places = {"CPU": free_bytes(torch.device("cpu"))}
-    if gpu_obstacle() is None:
+    if gpu_obstacle(probe_gpu()) is None:
         places["GPU"] = free_bytes(torch.device("cuda"))
-    lines.append(
-        "fits here   " + ", ".join(f"{place} has {gib(free)} free" for place, free in places.items())
-    )
+    lines.append("fits here   " + ", ".join(f"{place} has {gib(free)} free" for place, free in places.items()))
     for option, need in options.items():
         # A gibibyte on top: the cache of a conversation, and what a step computes with.
         fits = ", ".join(f"{place} {'yes' if need + GIB <= free else 'no'}" for place, free in places.items())

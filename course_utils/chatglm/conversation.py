@@ -179,8 +179,8 @@ def _fit(
     if dropped:
         notice(
             Text(
-                f"The history is longer than the context of {context} tokens: "
-                f"the oldest {dropped} round(s) were left out.",
+                f"The history is longer than the context of {context} tokens: the oldest {dropped} round(s) were "
+                "left out.",
                 f"历史超出了 {context} 个 token 的上下文：已略去最早的 {dropped} 轮对话。",
             )
         )

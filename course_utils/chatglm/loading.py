@@ -12,7 +12,7 @@ from transformers import AutoConfig, GenerationConfig, GlmForCausalLM, PreTraine
 from transformers.utils import logging as transformers_logging
 
 from course_utils.chatglm import quantization
-from course_utils.chatglm.memory import GIB, free_bytes, gib, needed_bytes, pick_device
+from course_utils.chatglm.memory import free_bytes, gib, needed_bytes, pick_device
 from course_utils.chatglm.modeling import ChatGLM1Config, ChatGLM1ForCausalLM
 from course_utils.chatglm.prefix import prefix_tensors, set_prefix
 from course_utils.chatglm.published import (
@@ -30,6 +30,7 @@ from course_utils.chatglm.published import (
     weight_files,
 )
 from course_utils.messages import CourseError
+from course_utils.runtime import GIB
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -138,11 +139,10 @@ def convert(folder: str | Path, out: str | Path) -> Path:
     free = shutil.disk_usage(out.parent).free
     if need > free:
         raise CourseError(
-            f"The converted model takes {gib(need)} and {gib(free)} are free on the disk of {out}: free "
-            f"some, or give "
-            "a folder on another disk.",
+            f"The converted model takes {gib(need)} and {gib(free)} are free on the disk of {out}: free some, or "
+            "give a folder on another disk.",
             f"转换后的模型需要 {gib(need)}，而 {out} 所在磁盘只剩 {gib(free)}：请腾出空间，"
-            f"或给出另一块磁盘上的文件夹。",
+            "或给出另一块磁盘上的文件夹。",
         )
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -184,8 +184,7 @@ def _bitsandbytes(quantize: str | None, config: PreTrainedConfig, device: torch.
     held = getattr(config, "quantization_config", None)
     if held is not None and quantize is not None and quantization.ROWWISE.get(quantize) != held.get("bits"):
         raise CourseError(
-            f"These files are quantised already ({held.get('bits', '?')} bits): leave quantize out, or "
-            f"take the "
+            f"These files are quantised already ({held.get('bits', '?')} bits): leave quantize out, or take the "
             "float16 files.",
             f"这些文件已经量化过（{held.get('bits', '?')} 位）：请去掉 quantize，或改用 float16 的文件。",
         )
@@ -211,12 +210,9 @@ def _check_names_and_shapes(config: PreTrainedConfig, tensors: Tensors, folder: 
     wrong = sorted(name for name in needed.keys() | found.keys() if needed.get(name) != found.get(name))
     name = wrong[0]
     raise CourseError(
-        f"config.json and the weights in {folder} do not belong together: {name} is "
-        f"{found.get(name, 'missing')} in the "
-        f"files and {needed.get(name, 'unknown')} by config.json ({len(wrong)} such). Download the folder "
-        f"again.",
-        f"{folder} 中的 config.json 与权重不匹配：{name} 在文件中是 {found.get(name, '缺失')}，按 "
-        f"config.json 应为 "
+        f"config.json and the weights in {folder} do not belong together: {name} is {found.get(name, 'missing')} in "
+        f"the files and {needed.get(name, 'unknown')} by config.json ({len(wrong)} such). Download the folder again.",
+        f"{folder} 中的 config.json 与权重不匹配：{name} 在文件中是 {found.get(name, '缺失')}，按 config.json 应为 "
         f"{needed.get(name, '没有')}（共 {len(wrong)} 处）。请重新下载该文件夹。",
     )
 
@@ -232,8 +228,7 @@ def _check_memory(need: int, device: torch.device, quantize: str | None) -> None
             "使用 quantize='int8' 或 'int4'，或更小的 dtype",
         )
     raise CourseError(
-        f"The weights take {gib(need)} and {gib(free)} are free on {device}: {cure[0]}, or take a smaller "
-        f"model.",
+        f"The weights take {gib(need)} and {gib(free)} are free on {device}: {cure[0]}, or take a smaller model.",
         f"权重需要 {gib(need)}，而 {device} 上只剩 {gib(free)}：请{cure[1]}，或换用较小的模型。",
     )
 

@@ -103,8 +103,8 @@ def context_lengths(input_ids: Tensor, config: ChatGLM1Config) -> Tensor:
         raise CourseError(
             "A prompt has no <sop> token, so the model cannot tell where its answer begins: encode text with "
             "load_tokenizer(folder), which appends [gMASK] <sop>.",
-            "提示中没有 <sop>，模型不知道回答从哪里开始：请用 load_tokenizer(folder) 编码，它会在末尾加上 "
-            "[gMASK] <sop>。",
+            "提示中没有 <sop>，模型不知道回答从哪里开始：请用 load_tokenizer(folder) 编码，它会在末尾加上 [gMASK] "
+            "<sop>。",
         )
     return is_sop.int().argmax(dim=-1)  # [b]
 
@@ -130,9 +130,7 @@ def position_pairs(input_ids: Tensor, attention_mask: Tensor | None, config: Cha
     return torch.stack((in_prompt, in_answer), dim=1)
 
 
-def visibility(
-    length: int, past: int, context: Tensor | None, attention_mask: Tensor | None, device
-) -> Tensor:
+def visibility(length: int, past: int, context: Tensor | None, attention_mask: Tensor | None, device) -> Tensor:
     """Who may look at whom, True = visible: [b or 1, 1, length, past + length].
 
     `past` columns are already in the cache; prefix columns (P-Tuning) are counted there too, and as
@@ -281,9 +279,7 @@ class Block(GradientCheckpointingLayer):
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(
-        self, x: Tensor, visible: Tensor, tables, prefix, past_key_values: Cache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor, tables, prefix, past_key_values: Cache | None = None) -> Tensor:
         a = self.input_layernorm(x)
         x = RESIDUAL_SCALE * a + self.attention(a, visible, tables, prefix, past_key_values)
         a = self.post_attention_layernorm(x)
@@ -352,9 +348,7 @@ class ChatGLM1Model(ChatGLM1PreTrainedModel):
         first = past == 0
         if position_ids is None:
             if not first:
-                raise ValueError(
-                    "To continue from a cache, give position_ids: they depend on the whole text."
-                )
+                raise ValueError("To continue from a cache, give position_ids: they depend on the whole text.")
             position_ids = position_pairs(input_ids, attention_mask, self.config)
         prefixes: list = [None] * len(self.layers)
         if first and self.prefix_encoder is not None:
@@ -396,9 +390,7 @@ class ChatGLM1ForCausalLM(ChatGLM1PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,  # 0 = all
         **kwargs,
     ) -> CausalLMOutputWithPast:
-        output = self.transformer(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache
-        )
+        output = self.transformer(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
         logits = self.lm_head(output.last_hidden_state[:, -logits_to_keep:])
         loss = None
         if labels is not None:

@@ -43,8 +43,7 @@ def load_prefix(model: PreTrainedModel, path: str | Path) -> PreTrainedModel:
     path = Path(path)
     if not path.exists():
         raise CourseError(
-            f"There is no prefix at {path}: give the checkpoint folder of a P-Tuning v2 run, or the file "
-            f"in it.",
+            f"There is no prefix at {path}: give the checkpoint folder of a P-Tuning v2 run, or the file in it.",
             f"{path} 不存在：请给出 P-Tuning v2 训练得到的检查点文件夹，或其中的文件。",
         )
     set_prefix(model, prefix_tensors(open_tensors(weight_files(path) if path.is_dir() else [path])), path)
@@ -60,11 +59,10 @@ def set_prefix(model: PreTrainedModel, tensors: Tensors, path: Path) -> None:
     """Give `model` the prefix that these tensors hold; `path` is where they came from."""
     if "embedding.weight" not in tensors:
         raise CourseError(
-            f"{path} holds no prefix (no prefix_encoder.embedding.weight): give a P-Tuning v2 checkpoint; "
-            f"a LoRA "
+            f"{path} holds no prefix (no prefix_encoder.embedding.weight): give a P-Tuning v2 checkpoint; a LoRA "
             "adapter is loaded with peft.",
-            f"{path} 中没有前缀（缺少 prefix_encoder.embedding.weight）：请给出 P-Tuning v2 检查点；LoRA "
-            f"适配器请用 peft 加载。",
+            f"{path} 中没有前缀（缺少 prefix_encoder.embedding.weight）：请给出 P-Tuning v2 检查点；LoRA 适配器请用 "
+            "peft 加载。",
         )
     values = {name: tensor.read().float() for name, tensor in tensors.items()}
     projection = "trans.0.weight" in values
@@ -76,11 +74,10 @@ def set_prefix(model: PreTrainedModel, tensors: Tensors, path: Path) -> None:
     if wanted != found:
         name = next(name for name in wanted if wanted[name] != found.get(name))
         raise CourseError(
-            f"The prefix in {path} was trained for another model: {name} is {found.get(name)}, this model "
-            f"needs "
+            f"The prefix in {path} was trained for another model: {name} is {found.get(name)}, this model needs "
             f"{wanted[name]}. Load the model that it was trained on.",
-            f"{path} 中的前缀是为另一个模型训练的：{name} 的形状是 {found.get(name)}，"
-            f"本模型需要 {wanted[name]}。请加载训练它时所用的模型。",
+            f"{path} 中的前缀是为另一个模型训练的：{name} 的形状是 {found.get(name)}，本模型需要 {wanted[name]}。"
+            "请加载训练它时所用的模型。",
         )
     add_prefix(model, length, projection).load_state_dict(values)
 
@@ -92,8 +89,7 @@ def _put_prefix_into_cache(base: nn.Module, args: tuple, kwargs: dict) -> tuple[
         raise CourseError(
             "A prefix lives in the cache, which gradient checkpointing throws away: train it without "
             "gradient_checkpointing, or train a LoRA.",
-            "前缀存放在缓存中，而梯度检查点会丢弃缓存：训练前缀时请关闭 gradient_checkpointing，或改为训练 "
-            "LoRA。",
+            "前缀存放在缓存中，而梯度检查点会丢弃缓存：训练前缀时请关闭 gradient_checkpointing，或改为训练 LoRA。",
         )
     if args:  # callers name all but the first argument
         kwargs = {"input_ids": args[0], **kwargs}

@@ -30,8 +30,7 @@ class Control(str):
 
 
 OPENING = {
-    generation: (Control("[gMASK]"), Control(sop))
-    for generation, sop in {2: "sop", 3: "sop", 4: "<sop>"}.items()
+    generation: (Control("[gMASK]"), Control(sop)) for generation, sop in {2: "sop", 3: "sop", 4: "<sop>"}.items()
 }
 """The two tokens before every text. The first generation has them behind the question instead."""
 
@@ -46,9 +45,7 @@ def as_messages(history: History) -> list[Message]:
             if item.get("role") not in ROLES or not isinstance(item.get("content"), str):
                 raise _bad_history(f"{item!r:.80}")
             messages.append(dict(item))
-        elif (
-            isinstance(item, (tuple, list)) and len(item) == 2 and all(isinstance(text, str) for text in item)
-        ):
+        elif isinstance(item, (tuple, list)) and len(item) == 2 and all(isinstance(text, str) for text in item):
             query, answer = item
             messages += [{"role": "user", "content": query}, {"role": "assistant", "content": answer}]
         else:
@@ -69,8 +66,8 @@ def as_pairs(messages: Sequence[Message]) -> list[tuple[str, str]]:
     roles = [message["role"] for message in messages]
     if roles != ["user", "assistant"] * (len(roles) // 2):
         raise CourseError(
-            "this generation knows only questions and answers in turn: write the history as (query, answer) "
-            "pairs and put instructions into the question",
+            "this generation knows only questions and answers in turn: write the history as (query, answer) pairs "
+            "and put instructions into the question",
             "这一代模型只认识交替的提问与回答：历史请写成 (query, answer) 对，指令请写进问题里",
         )
     texts = [message["content"] for message in messages]
@@ -139,8 +136,8 @@ def _tools_in_chinese(tools: Sequence[dict[str, Any]]) -> str:
 
 def _bad_history(found: str) -> CourseError:
     return CourseError(
-        f"history must be a list of (query, answer) pairs or of {{'role': …, 'content': …}} dictionaries "
-        f"with a role out of {', '.join(ROLES)}; found {found}",
-        f"history 应为 (query, answer) 对的列表，或 {{'role': …, 'content': …}} 字典的列表，"
-        f"role 取 {'、'.join(ROLES)} 之一；实际是 {found}",
+        f"history must be a list of (query, answer) pairs or of {{'role': …, 'content': …}} dictionaries with a role "
+        f"out of {', '.join(ROLES)}; found {found}",
+        f"history 应为 (query, answer) 对的列表，或 {{'role': …, 'content': …}} 字典的列表，role 取 "
+        f"{'、'.join(ROLES)} 之一；实际是 {found}",
     )

@@ -46,11 +46,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if model_type != "chatglm" and model_type not in NATIVE_TYPES:
         raise CourseError(
             f"{path} describes a model of type {model_type!r}, not a ChatGLM: load it with transformers' "
-            "AutoModelForCausalLM, or give the folder of a ChatGLM-6B, ChatGLM2-6B, ChatGLM3-6B or "
-            "GLM-4-9B-chat.",
-            f"{path} 描述的是 {model_type!r} 类型的模型，不是 ChatGLM：请用 transformers 的 "
-            f"AutoModelForCausalLM 加载它，"
-            "或给出 ChatGLM-6B、ChatGLM2-6B、ChatGLM3-6B、GLM-4-9B-chat 的文件夹。",
+            "AutoModelForCausalLM, or give the folder of a ChatGLM-6B, ChatGLM2-6B, ChatGLM3-6B or GLM-4-9B-chat.",
+            f"{path} 描述的是 {model_type!r} 类型的模型，不是 ChatGLM：请用 transformers 的 AutoModelForCausalLM "
+            "加载它，或给出 ChatGLM-6B、ChatGLM2-6B、ChatGLM3-6B、GLM-4-9B-chat 的文件夹。",
         )
     return config
 
@@ -78,8 +76,7 @@ def quantization_bits(config: dict[str, Any]) -> int | None:
     """8 or 4 where the published files hold quantised weights."""
     if config.get("quantization_embeddings"):
         raise CourseError(
-            "This checkpoint also quantises its embeddings, which is not supported: take the plain int4 "
-            "files.",
+            "This checkpoint also quantises its embeddings, which is not supported: take the plain int4 files.",
             "该检查点连词嵌入也量化了，这里不支持：请改用普通的 int4 文件。",
         )
     return config.get("quantization_bit") or None
@@ -89,9 +86,8 @@ def native_config(config: dict[str, Any]) -> GlmConfig:
     """A published config.json of the second generation or later, in transformers' words."""
     if config.get("apply_residual_connection_post_layernorm") or not config.get("original_rope", True):
         raise CourseError(
-            "This config.json changes the network (apply_residual_connection_post_layernorm or "
-            "original_rope); "
-            "the four published models do not. Compare it with the published file.",
+            "This config.json changes the network (apply_residual_connection_post_layernorm or original_rope); the "
+            "four published models do not. Compare it with the published file.",
             "该 config.json 改动了网络结构（apply_residual_connection_post_layernorm 或 original_rope），"
             "四个公开模型都没有这样的改动，请与公开的文件对照。",
         )
@@ -204,8 +200,7 @@ def weight_files(folder: str | Path) -> list[Path]:
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:
                 raise CourseError(
-                    f"{len(missing)} of {len(shards)} weight files are missing from {folder} ({missing[0]} "
-                    f"first): "
+                    f"{len(missing)} of {len(shards)} weight files are missing from {folder} ({missing[0]} first): "
                     "download the folder again, finished files are kept.",
                     f"{folder} 缺少 {len(shards)} 个权重文件中的 {len(missing)} 个（首先是 {missing[0]}）："
                     "请重新下载，已完成的文件会保留。",
@@ -214,8 +209,8 @@ def weight_files(folder: str | Path) -> list[Path]:
         if (folder / name).is_file():
             return [folder / name]
     raise CourseError(
-        f"There are no weights in {folder} (model.safetensors or pytorch_model.bin, or their index): "
-        "download the folder again.",
+        f"There are no weights in {folder} (model.safetensors or pytorch_model.bin, or their index): download the "
+        "folder again.",
         f"{folder} 中没有权重（model.safetensors、pytorch_model.bin 或其索引）：请重新下载。",
     )
 
@@ -360,9 +355,7 @@ def _fused_rows(config: dict[str, Any]) -> dict[str, Rows]:
     if config.get("multi_query_attention"):  # all queries, then all keys, then all values
         q, kv = heads * dim, config["multi_query_group_num"] * dim
         return {"q": slice(0, q), "k": slice(q, q + kv), "v": slice(q + kv, q + 2 * kv)}
-    per_head = torch.arange(3 * heads * dim).view(
-        heads, 3, dim
-    )  # query, key and value of one head after the other
+    per_head = torch.arange(3 * heads * dim).view(heads, 3, dim)  # query, key and value of one head after the other
     return {part: per_head[:, i].flatten() for i, part in enumerate("qkv")}
 
 

@@ -146,9 +146,7 @@ def quantized_tensors(tensors: Tensors, bits: int) -> Tensors:
         quantized[name] = StoredTensor(
             (rows, columns * bits // 8), torch.int8, lambda _, t=tensor: quantize_rows(t.read(), bits)[0]
         )
-        quantized[f"{name}_scale"] = StoredTensor(
-            (rows,), tensor.dtype, lambda _, t=tensor: row_scale(t.read(), bits)
-        )
+        quantized[f"{name}_scale"] = StoredTensor((rows,), tensor.dtype, lambda _, t=tensor: row_scale(t.read(), bits))
     return quantized
 
 
@@ -158,31 +156,26 @@ def bitsandbytes_config(kind: str, device: torch.device, dtype: torch.dtype) -> 
     if find_spec("bitsandbytes") is None:
         raise CourseError(
             f"quantize={kind!r} needs the package bitsandbytes: `pip install bitsandbytes`, or use "
-            f"quantize={instead!r}, "
-            "which needs no package.",
-            f"quantize={kind!r} 需要 bitsandbytes：请运行 `pip install bitsandbytes`，"
-            f"或改用无需安装的 quantize={instead!r}。",
+            f"quantize={instead!r}, which needs no package.",
+            f"quantize={kind!r} 需要 bitsandbytes：请运行 `pip install bitsandbytes`，或改用无需安装的 "
+            f"quantize={instead!r}。",
         )
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         name = torch.cuda.get_device_name(device)
         if kind == "bnb-int8" and (major, minor) < (7, 5):
             raise CourseError(
-                f"bitsandbytes computes int8 on tensor cores from sm_75 on (T4); {name} is "
-                f"sm_{major}{minor} and has "
+                f"bitsandbytes computes int8 on tensor cores from sm_75 on (T4); {name} is sm_{major}{minor} and has "
                 f"none: use quantize={instead!r}.",
-                f"bitsandbytes 的 int8 需要 sm_75 及以上（T4）的张量核心；{name} 是 sm_{major}{minor}，"
-                f"没有张量核心："
+                f"bitsandbytes 的 int8 需要 sm_75 及以上（T4）的张量核心；{name} 是 sm_{major}{minor}，没有张量核心："
                 f"请用 quantize={instead!r}。",
             )
         if (major, minor) < (7, 5) and not (torch.version.cuda or "").startswith("12.6"):
             raise CourseError(
-                f"Only the CUDA 12.6 build of bitsandbytes runs on {name} (sm_{major}{minor}), and this "
-                f"torch is built "
-                f"for CUDA {torch.version.cuda}: use quantize={instead!r}, or install torch from the cu126 "
-                f"index.",
-                f"只有 CUDA 12.6 版的 bitsandbytes 能在 {name}（sm_{major}{minor}）上运行，而当前 torch "
-                f"对应 CUDA "
+                f"Only the CUDA 12.6 build of bitsandbytes runs on {name} (sm_{major}{minor}), and this torch is "
+                f"built for CUDA {torch.version.cuda}: use quantize={instead!r}, or install torch from the cu126 "
+                "index.",
+                f"只有 CUDA 12.6 版的 bitsandbytes 能在 {name}（sm_{major}{minor}）上运行，而当前 torch 对应 CUDA "
                 f"{torch.version.cuda}：请用 quantize={instead!r}，或安装 cu126 版的 torch。",
             )
     elif kind == "bnb-int8":

@@ -302,9 +302,7 @@ class GLM4Tokenizer(ChatGLMTokenizer):
         return "".join(tokens).encode("latin-1").decode("utf-8", errors="replace")
 
 
-TOKENIZERS = {
-    cls.generation: cls for cls in (ChatGLM1Tokenizer, ChatGLM2Tokenizer, ChatGLM3Tokenizer, GLM4Tokenizer)
-}
+TOKENIZERS = {cls.generation: cls for cls in (ChatGLM1Tokenizer, ChatGLM2Tokenizer, ChatGLM3Tokenizer, GLM4Tokenizer)}
 
 
 def load_tokenizer(folder: str | Path, generation: int | None = None) -> ChatGLMTokenizer:
@@ -342,10 +340,10 @@ def load_tokenizer(folder: str | Path, generation: int | None = None) -> ChatGLM
     rows = config.get("padded_vocab_size", config.get("vocab_size"))
     if rows is not None and len(tokenizer) > rows:
         raise CourseError(
-            f"{vocab_file} has {len(tokenizer)} tokens and the model in config.json only {rows}: "
-            "they belong to different models, fetch both from one place",
-            f"{vocab_file} 有 {len(tokenizer)} 个 token，而 config.json 的模型只有 {rows} 个："
-            "两者不属于同一模型，请从同一处下载",
+            f"{vocab_file} has {len(tokenizer)} tokens and the model in config.json only {rows}: they belong to "
+            "different models, fetch both from one place",
+            f"{vocab_file} 有 {len(tokenizer)} 个 token，而 config.json 的模型只有 {rows} 个：两者不属于同一模型，"
+            "请从同一处下载",
         )
     return tokenizer
 
