@@ -173,3 +173,67 @@ def descent_path(
             break
         path.append(theta)
     return torch.stack(path)
+
+
+def backpropagation(graphs: dict[str, Callable[[float], object]], *, graph: str = "", step: int = 0) -> Explorer:
+    """Explorer of notebook 02: one forward and one backward pass, value by value.
+
+    Args:
+        graphs: name → function that builds a graph for a value of w and returns its output, a node of the reader's
+            engine (see `plots.graph_nodes`).
+        graph, step: what is shown first.
+    """
+    import ipywidgets
+
+    from course_utils import plots
+
+    graph = graph or next(iter(graphs))
+    one_of("graph", graph, list(graphs))
+
+    def draw(graph, step, w):
+        output = graphs[graph](w)
+        values, gradients, active, title = walk(output)[min(step, 2 * len(_made(output)))]
+        return plots.graph(output, values=values, gradients=gradients, active=active, title=title)
+
+    longest = max(2 * len(_made(build(0.8))) for build in graphs.values())
+    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
+    controls = {
+        "graph": ipywidgets.Dropdown(options=list(graphs), value=graph, description="graph"),
+        "step": ipywidgets.IntSlider(value=step, max=longest, description="step", **shared),
+        "w": ipywidgets.FloatSlider(value=0.8, min=-2, max=2, step=0.1, description="w", **shared),
+    }
+    return Explorer("one forward and one backward pass", draw, controls)
+
+
+def _made(output: object) -> list:
+    from course_utils import plots
+
+    return [node for node in plots.graph_nodes(output) if node.inputs]
+
+
+def walk(output: object) -> list[tuple[list, dict, object, str]]:
+    """What is known after each step of a pass forward and back through the graph of `output`.
+
+    Returns (nodes whose value is known, node → gradient so far, the node at work, what it does) for the start, for
+    each operation on the way forward and for each on the way back.
+    """
+    from course_utils import plots
+
+    made = _made(output)
+    values = [node for node in plots.graph_nodes(output) if not node.inputs]
+    gradients: dict = {}
+    steps = [(list(values), {}, None, "start: only the inputs are known")]
+    for number, node in enumerate(made, 1):
+        values.append(node)
+        made_from = ", ".join(f"{source.data:.3g}" for source in node.inputs)
+        does = f"forward {number} of {len(made)}: {node.operation.symbol} makes {node.data:.3g} from {made_from}"
+        steps.append((list(values), {}, node, does))
+    gradients[output] = 1.0
+    for number, node in enumerate(reversed(made), 1):
+        parts = node.operation.backward(gradients[node])
+        for source, part in zip(node.inputs, parts, strict=True):
+            gradients[source] = gradients.get(source, 0.0) + part
+        handed = " and ".join(f"{part:.3g}" for part in parts)
+        does = f"backward {number} of {len(made)}: {node.operation.symbol} has {gradients[node]:.3g}, hands on {handed}"
+        steps.append((list(values), dict(gradients), node, does))
+    return [(values, gradients, active, does.replace("-", "−")) for values, gradients, active, does in steps]

@@ -1,7 +1,8 @@
 """Figures: one style for all of them, with Chinese glyphs that are really drawn."""
 
+import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from course_utils import runtime
@@ -154,5 +155,192 @@ def paths_on_contours(
     plane.annotate("start", tuple(start.tolist()), xytext=(8, 4), textcoords="offset points")
     plane.set(xlim=(left, right), ylim=(bottom, top), xlabel=labels[0], ylabel=labels[1])
     curve.set(xlabel="step", ylabel=f"loss above {above_what}", yscale="log")
+    curve.legend()
+    return figure
+
+
+def graph_nodes(output: object) -> list:
+    """Every node that `output` was made from, each after its inputs, `output` last.
+
+    Nodes are those of notebook 02's engine: `data`, `grad`, `name`, `inputs`, and an `operation` with `symbol` and
+    `backward`.
+    """
+    order, seen = [], set()
+
+    def visit(node: object) -> None:
+        if id(node) not in seen:
+            seen.add(id(node))
+            for source in node.inputs:
+                visit(source)
+            order.append(node)
+
+    visit(output)
+    return order
+
+
+def graph(
+    output: object,
+    *,
+    values: Collection | None = None,
+    gradients: Mapping | None = None,
+    active: object = None,
+    title: str = "",
+) -> "Figure":
+    """The computational graph of `output`, from left to right: values, gradients and, on its edges, local derivatives.
+
+    Args:
+        output: a node as `graph_nodes` describes it.
+        values: the nodes whose value is shown; all by default.
+        gradients: node → gradient, where one is shown; by default each node's own `grad`.
+        active: the node at work; it and the edges from its inputs are marked.
+        title: what is happening.
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+    from matplotlib.path import Path
+
+    nodes = graph_nodes(output)
+    values = nodes if values is None else values
+    gradients = {node: node.grad for node in nodes} if gradients is None else gradients
+    place, route = _layers(nodes)
+    xs, ys = zip(*place.values(), strict=True)
+    columns = max(max(xs) + 1, 4)  # below four, the legend would be wider than the graph
+    figure, [ax] = new_figure(width=1.45 * columns, height=1.05 * (max(ys) - min(ys) + 1) + 0.5)
+    ax.set(xlim=(-0.5, columns - 0.5), ylim=(max(ys) + 0.45, min(ys) - 0.45), title=title)
+    ax.axis("off")
+    half_width, half_height = 0.3, 0.36
+    for node in nodes:
+        local = node.operation.backward(1.0) if node in values else ()
+        for index, source in enumerate(node.inputs):
+            points = [place[key] for key in route[node, index]]
+            points[0] = (points[0][0] + half_width, points[0][1])
+            points[-1] = (points[-1][0] - half_width, points[-1][1])
+            if node.inputs.count(source) > 1:  # a node times itself: two edges, side by side
+                points = [(x, y + 0.15 * (2 * index - 1)) for x, y in points]
+            backward = node is active and node in gradients
+            colour = COLOURS[1] if backward else COLOURS[0] if node is active else "0.6"
+            ax.add_patch(
+                FancyArrowPatch(
+                    path=Path(points),
+                    arrowstyle="<|-" if backward else "-|>",
+                    mutation_scale=11,
+                    color=colour,
+                    shrinkA=0,
+                    shrinkB=0,
+                )
+            )
+            if index < len(local):
+                (x, y), (to_x, to_y) = points[:2]
+                ax.text(
+                    (x + to_x) / 2,
+                    (y + to_y) / 2,
+                    _number(local[index]),
+                    ha="center",
+                    va="center",
+                    fontsize=8.5,
+                    color="0.25",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+                )
+    for node in nodes:
+        x, y = place[node]
+        ax.add_patch(
+            FancyBboxPatch(
+                (x - half_width, y - half_height),
+                2 * half_width,
+                2 * half_height,
+                boxstyle="round,pad=0,rounding_size=0.08",
+                facecolor="#FFF7C2" if node is active else "white" if node.inputs else "#F2F2F2",
+                edgecolor="black" if node is active else "0.5",
+            )
+        )
+        label = f"{node.name} : {node.operation.symbol}" if node.name and node.inputs else node.name
+        rows = [(label or node.operation.symbol, "black")]
+        rows += [(_number(node.data), COLOURS[0])] if node in values else []
+        rows += [(_number(gradients[node]), COLOURS[1])] if node in gradients else []
+        for row, (text, colour) in enumerate(rows):
+            ax.text(x, y + 0.21 * (row - 1), text, ha="center", va="center", color=colour, fontsize=10)
+    legend = {"value": COLOURS[0], "gradient of L": COLOURS[1], "local derivative, on the edge": "0.25"}
+    ax.legend(
+        handles=[Line2D([], [], linestyle="none", label=name) for name in legend],
+        labelcolor=list(legend.values()),
+        handlelength=0,
+        ncols=3,
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        fontsize=9,
+    )
+    return figure
+
+
+def _number(value: float) -> str:
+    return f"{value + 0.0:.3g}".replace("-", "−")
+
+
+def _layers(nodes: list) -> tuple[dict, dict]:
+    """Where each node stands, (column, row), and by which places each edge (node, index of its input) goes.
+
+    Columns: a node stands right of its inputs, an input next to the first node that uses it. An edge that passes a
+    column gets a place of its own there, so that it runs around the boxes. Rows: each stands near its neighbours.
+    """
+    column: dict = {}
+    for node in nodes:
+        column[node] = 1 + max((column[source] for source in node.inputs), default=-1)
+    for node in nodes:
+        if not node.inputs:
+            column[node] = min((column[user] - 1 for user in nodes if node in user.inputs), default=0)
+    neighbours: dict = {node: [] for node in nodes}
+    route = {}
+    for node in nodes:
+        for index, source in enumerate(node.inputs):
+            passed = [(node, index, between) for between in range(column[source] + 1, column[node])]
+            column.update({key: key[2] for key in passed})
+            neighbours.update({key: [] for key in passed})
+            route[node, index] = places = [source, *passed, node]
+            for left, right in itertools.pairwise(places):
+                neighbours[left].append(right)
+                neighbours[right].append(left)
+    columns = [[key for key in column if column[key] == number] for number in range(max(column.values()) + 1)]
+    row = {key: index - len(keys) / 2 for keys in columns for index, key in enumerate(keys)}
+    for _ in range(20):
+        for keys in columns:
+            wanted = {key: sum(row[other] for other in neighbours[key]) / max(len(neighbours[key]), 1) for key in keys}
+            keys.sort(key=wanted.get)
+            for above, key in zip([None, *keys], keys, strict=False):
+                row[key] = wanted[key] if above is None else max(wanted[key], row[above] + 1)
+            shift = sum(wanted[key] - row[key] for key in keys) / len(keys)
+            row.update({key: row[key] + shift for key in keys})
+    return {key: (column[key], row[key]) for key in column}, route
+
+
+def decision(
+    score: Callable[[float, float], float],
+    points: "Tensor",
+    labels: "Tensor",
+    losses: dict[str, Sequence[float]],
+) -> "Figure":
+    """Left: labelled points and where `score` changes its sign. Right: the first of `losses` as a line, others as dots.
+
+    Args:
+        score: of the point (x₁, x₂); positive where it speaks for the label +1.
+        points: shape [n, 2].
+        labels: +1 or −1 for each point.
+        losses: name → loss after each step; dots lie on the line where two agree.
+    """
+    import numpy as np
+
+    figure, (plane, curve) = new_figure(2, width=9.5, height=4.0)
+    points, labels = points.numpy(), labels.numpy()
+    x, y = (np.linspace(values.min() - 0.4, values.max() + 0.4, 40) for values in points.T)
+    heights = [[score(float(across), float(up)) for across in x] for up in y]
+    plane.contourf(x, y, heights, levels=[-np.inf, 0, np.inf], colors=[COLOURS[1], COLOURS[0]], alpha=0.15)
+    plane.contour(x, y, heights, levels=[0], colors="black", linewidths=1.2)
+    for label, marker, colour in [(1, "o", COLOURS[0]), (-1, "s", COLOURS[1])]:
+        plane.plot(*points[labels == label].T, marker, color=colour, markersize=5, label=f"{label:+}".replace("-", "−"))
+    plane.set(xlabel="x₁", ylabel="x₂")
+    plane.legend(loc="upper left")
+    for number, (name, values) in enumerate(losses.items()):
+        style = {"color": COLOURS[2]} if number == 0 else {"color": "black", "linestyle": "none", "marker": "."}
+        curve.plot(values, label=name, markevery=1 if number == 0 else 10, **style)
+    curve.set(xlabel="step", ylabel="loss", ylim=(0, None))
     curve.legend()
     return figure
