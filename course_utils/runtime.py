@@ -14,7 +14,7 @@ from course_utils.messages import CourseError, Text
 ROOT: Path
 DATA: Path
 
-THREADS = 2
+THREADS = 1
 GIB = 2**30
 
 

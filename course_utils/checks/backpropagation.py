@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from course_utils.checks import Exercise, Unusable, attempt
+from course_utils.checks import Exercise, Seen, Unusable, attempt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _tensors(result: object, names: list[str], shapes: list[tuple[int, ...]]) -> list["Tensor"]:
-    """The returned things as tensors, or Unusable that names what is missing or has the wrong shape."""
+def _observe(situation: str, result: object, names: list[str], shapes: list[tuple[int, ...]]) -> list[Seen]:
+    """The returned things as observations, or Unusable that names what is missing or has the wrong shape."""
     import torch
 
     if not (isinstance(result, tuple | list) and len(result) == len(names)):
@@ -23,24 +23,24 @@ def _tensors(result: object, names: list[str], shapes: list[tuple[int, ...]]) ->
             f"return {len(names)} things in this order: `return {wanted}`.",
             f"要按顺序返回 {len(names)} 样东西：`return {wanted}`。",
         )
-    tensors = []
+    seen = []
     for name, thing, shape in zip(names, result, shapes, strict=True):
         try:
-            tensors.append(torch.as_tensor(thing, dtype=torch.float64).detach().clone())
+            value = torch.as_tensor(thing, dtype=torch.float64).detach().clone()
         except (TypeError, ValueError, RuntimeError):
             raise Unusable(
                 "not a number",
                 f"{name} has to be made of numbers; this is a {type(thing).__name__}.",
                 f"{name} 应由数组成；现在是 {type(thing).__name__}。",
             ) from None
-        if tensors[-1].shape != shape:
+        if value.shape != shape:
             raise Unusable(
                 "wrong shape",
-                f"{name} has shape {list(tensors[-1].shape)}, but must have {list(shape)}, as what it is the gradient "
-                "of.",
-                f"{name} 的形状是 {list(tensors[-1].shape)}，应为 {list(shape)}：梯度与它所对应的量形状相同。",
+                f"{name} has shape {list(value.shape)}, but must have {list(shape)}, as what it is the gradient of.",
+                f"{name} 的形状是 {list(value.shape)}，应为 {list(shape)}：梯度与它所对应的量形状相同。",
             )
-    return tensors
+        seen.append(Seen(f"{situation} ({name})", value))
+    return seen
 
 
 # --- multiply ---------------------------------------------------------------------------------------------
@@ -50,11 +50,12 @@ def _multiply_backward(gradient, a, b):
     return gradient * b, gradient * a
 
 
-def _play_multiply(function: Callable) -> list["Tensor"]:
+def _play_multiply(function: Callable) -> list[Seen]:
     seen = []
     for gradient, a, b in [(0.6, 0.8, 1.5), (-2.0, 3.0, -0.7), (0.3, -1.2, 0.0)]:
-        result = attempt(function, gradient, a, b)
-        seen += _tensors(result, ["gradient_of_a", "gradient_of_b"], [(), ()])
+        situation = f"gradient = {gradient}, a = {a}, b = {b}"
+        result = attempt(situation, function, gradient, a, b)
+        seen += _observe(situation, result, ["gradient_of_a", "gradient_of_b"], [(), ()])
     return seen
 
 
@@ -142,16 +143,18 @@ def _sweep(order):
     return gradient
 
 
-def _play_sweep(function: Callable) -> list["Tensor"]:
+def _play_sweep(function: Callable) -> list[Seen]:
     order = _order()
-    result = attempt(function, list(order))
+    situation = "d = (a·b)·a, L = (d + a·b)², a = 2, b = 3"
+    result = attempt(situation, function, list(order))
     if not (isinstance(result, dict) and all(node in result for node in order)):
         raise Unusable(
             "not a gradient for each node",
             "return the dictionary `gradient`, with an entry for every node of `order`.",
             "应返回字典 `gradient`，其中 `order` 的每个节点都有一项。",
         )
-    return _tensors([result[node] for node in order], [f"gradient[order[{i}]]" for i in range(6)], [()] * 6)
+    names = [f"gradient[order[{i}]]" for i in range(len(order))]
+    return _observe(situation, [result[node] for node in order], names, [()] * len(order))
 
 
 sweep = Exercise("sweep", _sweep, _play_sweep, lambda order: dict.fromkeys(order, float("nan")))
@@ -263,15 +266,16 @@ def _linear_backward(dY, X, W):
     return dX, dW, db
 
 
-def _play_linear(function: Callable) -> list["Tensor"]:
+def _play_linear(function: Callable) -> list[Seen]:
     """All matrices are square, so that a swapped transpose gives wrong numbers, which can be named."""
     import torch
 
     dY = torch.tensor([[0.5, -1.0, 2.0], [1.5, 0.3, -0.7], [-0.2, 0.8, 1.1]], dtype=torch.float64)
     X = torch.tensor([[1.0, 2.0, -1.0], [0.5, -0.4, 3.0], [2.2, 0.1, 0.6]], dtype=torch.float64)
     W = torch.tensor([[0.3, -2.0, 1.2], [0.9, 0.7, -0.5], [1.4, 0.2, 0.8]], dtype=torch.float64)
-    result = attempt(function, dY.clone(), X.clone(), W.clone())
-    return _tensors(result, ["dX", "dW", "db"], [(3, 3), (3, 3), (3,)])
+    situation = f"dY = {dY.tolist()}, X = {X.tolist()}, W = {W.tolist()}"
+    result = attempt(situation, function, dY.clone(), X.clone(), W.clone())
+    return _observe(situation, result, ["dX", "dW", "db"], [(3, 3), (3, 3), (3,)])
 
 
 def _zeros(dY, X, W):
@@ -384,7 +388,7 @@ def _softmax_cross_entropy(logits, labels):
     return loss, (p - t) / n
 
 
-def _play_softmax(function: Callable) -> list["Tensor"]:
+def _play_softmax(function: Callable) -> list[Seen]:
     """Loss and gradient for three ordinary rows, then for one whose exponentials overflow."""
     import torch
 
@@ -392,8 +396,9 @@ def _play_softmax(function: Callable) -> list["Tensor"]:
     ordinary = [[2.0, 1.0, 0.1, -1.0], [0.3, -0.8, 1.7, 0.0], [-1.2, 0.4, 0.9, 2.5]]
     for rows, labels in [(ordinary, [0, 1, 3]), ([[1000.0, 999.0, 998.0, 0.0], [1.0, 0.0, 0.5, 2.0]], [1, 0])]:
         logits = torch.tensor(rows, dtype=torch.float64)
-        result = attempt(function, logits, torch.tensor(labels))
-        seen += _tensors(result, ["loss", "gradient"], [(), logits.shape])
+        situation = f"logits = {rows}, labels = {labels}"
+        result = attempt(situation, function, logits, torch.tensor(labels))
+        seen += _observe(situation, result, ["loss", "gradient"], [(), logits.shape])
     return seen
 
 
