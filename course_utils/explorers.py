@@ -176,13 +176,12 @@ def activation_functions(
     """Explorer of notebook 03: function, input scale, slope of leaky ReLU → curve, derivative, gradient by layer.
 
     Args:
-        functions: name → activation, element by element; one that has an argument `slope` follows the slider.
+        functions: name → activation, element by element; "leaky ReLU" also takes a `slope`.
         gradient_norms: takes (activation, input_scale=…) and returns the size of the gradient at the input and after
             each layer of a stack, relative to the last.
         function: what is shown first.
     """
     import functools
-    import inspect
 
     import ipywidgets
     import torch
@@ -193,7 +192,7 @@ def activation_functions(
 
     def draw(function, input_scale, slope):
         f = functions[function]
-        if "slope" in inspect.signature(f).parameters:
+        if function == "leaky ReLU":
             f = functools.partial(f, slope=slope)
         figure, (curve, derivative, stack) = plots.new_figure(3, width=11.5, height=3.6)
         plots.draw_function_and_slope(curve, derivative, function, f, reach=5.0)

@@ -299,7 +299,7 @@ def _(x, upstream, slope):
     "负数变成了正数：应乘以 slope，而不是 −slope。",
 )
 def _(x, upstream, slope):
-    factor = (x > 0) - slope * (x <= 0)
+    factor = (x > 0) + -slope * (x <= 0)
     return factor * x, factor * upstream
 
 
