@@ -266,6 +266,8 @@ def install(resolution: str | None = None) -> None:
     else:
         run_step([*pip, "-r", str(REQUIREMENTS)], variables)
         run_step([*pip, "--no-deps", "-e", "."], variables)
+    # matplotlib looks through all fonts once, and would say so in the first cell of somebody's first notebook.
+    run_step([str(VENV_PYTHON), "-c", "import matplotlib.font_manager"])
     STAMP.write_text(stamp, encoding="utf-8")
 
 

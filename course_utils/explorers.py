@@ -6,8 +6,7 @@ and a line of text for terminals and for the comparison of outputs.
 
 import base64
 import io
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from course_utils.messages import CourseError
@@ -58,26 +57,30 @@ class Explorer:
         }
 
 
-def positive(name: str, value: float) -> float:
-    """`value` if it is a positive number, else a CourseError that says what to give."""
-    if isinstance(value, int | float) and math.isfinite(value) and value > 0:
+def between(name: str, value: float, low: float, high: float) -> float:
+    """`value` if it is a number from `low` to `high`, else a CourseError that says what to give."""
+    if isinstance(value, int | float) and low <= value <= high:  # false for nan
         return value
     raise CourseError(
-        f"{name} is {value!r}, but must be a positive number such as 0.1.",
-        f"{name} 为 {value!r}，应为正数，例如 0.1。",
+        f"{name} is {value!r}, but must be a number from {low:g} to {high:g}.",
+        f"{name} 为 {value!r}，应为 {low:g} 到 {high:g} 之间的数。",
     )
 
 
-def one_of(name: str, value: str, choices: list[str]) -> str:
-    """`value` if it is one of `choices`, else a CourseError that lists them and the nearest one."""
+def one_of(name: str, value: str, choices: Iterable[str]) -> str:
+    """`value` if it is one of `choices`, else a CourseError that lists them and names the nearest."""
     import difflib
 
+    choices = list(choices)
     if value in choices:
         return value
-    near = difflib.get_close_matches(str(value).lower(), choices, n=1, cutoff=0.3) or choices[:1]
+    by_lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(str(value).lower(), by_lower, n=1)
+    en, zh = (f" Did you mean {by_lower[near[0]]!r}?", f"是否想用 {by_lower[near[0]]!r}？") if near else ("", "")
+    listed = ", ".join(choices) or "—"
     raise CourseError(
-        f"{name} {value!r} is unknown: choose one of {', '.join(choices)}. Did you mean {near[0]!r}?",
-        f"没有名为 {value!r} 的 {name}：可选 {', '.join(choices)}。是否想用 {near[0]!r}？",
+        f"{name} {value!r} is unknown: choose one of {listed}.{en}",
+        f"没有名为 {value!r} 的 {name}：可选 {listed}。{zh}",
     )
 
 
@@ -86,14 +89,14 @@ def gradient_descent(
     surfaces: dict[str, tuple[Callable[["Tensor"], "Tensor"], tuple[float, float, float, float]]],
     *,
     optimizer: str = "SGD",
-    surface: str = "",
+    surface: str = "taxi",
     learning_rate: float = 0.05,
 ) -> Explorer:
     """Explorer of notebook 01: surface, optimiser, ε, α or ρ, start point → path and loss curve.
 
     Args:
         optimizers: name → (step function, first state). A step takes (theta, g, state, learning_rate) and may take
-            `alpha` or `rho`; it returns (theta, state).
+            `alpha`, `rho` or `rho1`; it returns (theta, state).
         surfaces: name → (loss of points [..., 2] → [...], window (left, right, bottom, top)).
         optimizer, surface, learning_rate: what is shown first.
     """
@@ -101,10 +104,9 @@ def gradient_descent(
 
     from course_utils import plots
 
-    surface = surface or next(iter(surfaces))
-    one_of("optimizer", optimizer, list(optimizers))
-    one_of("surface", surface, list(surfaces))
-    positive("learning_rate", learning_rate)
+    one_of("optimizer", optimizer, optimizers)
+    one_of("surface", surface, surfaces)
+    between("learning_rate", learning_rate, 1e-4, 10)
 
     def draw(surface, optimizer, learning_rate, decay, across, up):
         loss, window = surfaces[surface]
@@ -131,8 +133,8 @@ def gradient_descent(
             description="ε (learning rate)",
             **shared,
         ),
-        "decay": slide(value=0.9, max=0.99, step=0.01, description="α or ρ (memory)", **shared),
-        "across": slide(value=0.2, max=1, step=0.01, description="start: left to right", **shared),
+        "decay": slide(value=0.9, max=0.99, step=0.01, description="α, ρ or ρ₁ (memory)", **shared),
+        "across": slide(value=0.18, max=1, step=0.01, description="start: left to right", **shared),
         "up": slide(value=0.75, max=1, step=0.01, description="start: bottom to top", **shared),
     }
     return Explorer("gradient descent on a surface", draw, controls)
@@ -160,7 +162,13 @@ def descent_path(
     for _ in range(STEPS):
         point = theta.clone().requires_grad_()
         (g,) = torch.autograd.grad(loss(point), point)
-        theta, state = step(theta, g, state, learning_rate, **settings)
+        result = step(theta, g, state, learning_rate, **settings)
+        if not (isinstance(result, tuple | list) and len(result) == 2):
+            raise CourseError(
+                f"{step.__name__} must return two things: the new theta and what it remembers, `return theta, state`.",
+                f"{step.__name__} 应返回两样东西：新的 theta 和记住的量，即 `return theta, state`。",
+            )
+        theta, state = result
         if not torch.isfinite(theta).all() or theta.abs().max() > 1e6:
             break
         path.append(theta)

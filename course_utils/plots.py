@@ -136,7 +136,9 @@ def paths_on_contours(
         indexing="xy",
     )
     heights = loss(torch.stack([x, y], dim=-1))
+    above_what = "the minimum"
     if lowest is None:
+        above_what = "the lowest seen"
         lowest = min([heights.min().item()] + [loss(path).min().item() for path in paths.values()])
     above = (heights - lowest).numpy()
     bottom_row, bottom_column = np.unravel_index(above.argmin(), above.shape)
@@ -145,14 +147,15 @@ def paths_on_contours(
     plane.contour(x, y, above, levels=levels, colors="0.6", linewidths=0.6)
     for name, path in paths.items():
         colour = OF_OPTIMISER.get(name)
-        plane.plot(path[:, 0], path[:, 1], ".-", color=colour, markersize=4, linewidth=1.3, label=name)
+        plane.plot(path[:, 0], path[:, 1], ".-", color=colour, markersize=3, linewidth=1, label=name)
+        plane.plot(*path[-1], "s", color=colour, markersize=6, markeredgecolor="white")
         curve.plot((loss(path) - lowest).clamp_min(1e-6), color=colour, label=name)
     plane.plot(x[0, bottom_column], y[bottom_row, 0], "*", color="black", markersize=12, markerfacecolor="white")
     start = next(iter(paths.values()))[0]
     plane.plot(*start, "o", color="black", markersize=7)
     plane.annotate("start", tuple(start.tolist()), xytext=(8, 4), textcoords="offset points")
     plane.set(xlim=(left, right), ylim=(bottom, top), xlabel=labels[0], ylabel=labels[1])
-    curve.set(xlabel="step", ylabel="loss above the minimum", yscale="log")
+    curve.set(xlabel="step", ylabel=f"loss above {above_what}", yscale="log")
     curve.legend()
     return figure
 

@@ -26,7 +26,9 @@ def bowl(theta):
 def explorer(**settings) -> explorers.Explorer:
     plots.use_course_style()
     return explorers.gradient_descent(
-        {"SGD": (sgd, None), "momentum": (momentum, 0.0)}, {"bowl": (bowl, (-2, 2, -2, 2))}, **settings
+        {"SGD": (sgd, None), "momentum": (momentum, 0.0)},
+        {"bowl": (bowl, (-2, 2, -2, 2))},
+        **{"surface": "bowl"} | settings,
     )
 
 
@@ -64,11 +66,13 @@ def test_every_corner_of_the_controls_draws():
 @pytest.mark.parametrize(
     "settings, says",
     [
-        ({"optimizer": "adamm"}, "Did you mean"),
+        ({"optimizer": "momentun"}, "Did you mean 'momentum'?"),
+        ({"optimizer": None}, "choose one of SGD, momentum."),
         ({"surface": "moon"}, "choose one of bowl"),
-        ({"learning_rate": -0.1}, "positive number"),
-        ({"learning_rate": math.nan}, "positive number"),
-        ({"learning_rate": "fast"}, "positive number"),
+        ({"learning_rate": -0.1}, "from 0.0001 to 10"),
+        ({"learning_rate": math.nan}, "from 0.0001 to 10"),
+        ({"learning_rate": math.inf}, "from 0.0001 to 10"),
+        ({"learning_rate": "fast"}, "from 0.0001 to 10"),
     ],
 )
 def test_bad_input_gets_one_line_that_says_what_to_do(settings, says):
@@ -78,12 +82,24 @@ def test_bad_input_gets_one_line_that_says_what_to_do(settings, says):
     assert says in english
 
 
+def test_an_optimizer_that_forgets_its_state_is_told_what_to_return():
+    with pytest.raises(CourseError, match="must return two things"):
+        explorers.gradient_descent(
+            {"SGD": (lambda theta, g, s, lr: theta - lr * g, None)}, {"taxi": (bowl, (-2, 2, -2, 2))}
+        )
+
+
+def test_nothing_to_choose_from_is_said():
+    with pytest.raises(CourseError, match="optimizer 'SGD' is unknown"):
+        explorers.gradient_descent({}, {"taxi": (bowl, (-2, 2, -2, 2))})
+
+
 def test_a_notebook_shows_the_message_without_a_traceback():
-    code = "from course_utils import explorers\nexplorers.positive('learning_rate', -1)"
+    code = "from course_utils import explorers\nexplorers.between('learning_rate', -1, 0, 10)"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     NotebookClient(notebook, allow_errors=True).execute()
     [output] = notebook.cells[0].outputs
     assert output.traceback == [
-        "✘ learning_rate is -1, but must be a positive number such as 0.1.",
-        "✘ learning_rate 为 -1，应为正数，例如 0.1。",
+        "✘ learning_rate is -1, but must be a number from 0 to 10.",
+        "✘ learning_rate 为 -1，应为 0 到 10 之间的数。",
     ]

@@ -26,6 +26,19 @@ class Misconception:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """One observation of a function at work.
+
+    `situation` says what went in, so that a student can do it by hand; `memory` is what the function remembers,
+    compared only to tell an attempt from the untouched stub.
+    """
+
+    situation: str
+    value: "Tensor"
+    memory: str = ""
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """The verdict on one attempt: `kind` is "right", "unfinished", "misconception", "different" or "unusable"."""
 
@@ -52,12 +65,12 @@ class Exercise:
         play: runs a function through the situation of the exercise and returns what can be observed, in order.
             It calls `attempt` for each use of the function, so that mistakes are reported and not raised.
         unfinished: what the stub computes.
-        misconceptions: looked at in order; the first that gives the student's values is named.
+        misconceptions: those that give exactly the student's values are named.
     """
 
     name: str
     solution: Callable
-    play: Callable[[Callable], list["Tensor"]]
+    play: Callable[[Callable], list[Seen]]
     unfinished: Callable
     misconceptions: list[Misconception] = field(default_factory=list)
 
@@ -87,20 +100,22 @@ class Exercise:
         right = self.play(self.solution)
         if same(found, right):
             return Diagnosis("right", "right", Text("right.", "正确。"))
-        if same(found, self.play(self.unfinished)):
+        stub = self.play(self.unfinished)
+        if same(found, stub) and [seen.memory for seen in found] == [seen.memory for seen in stub]:
             text = Text(
                 "not written yet. Until it is, the notebook goes on with the course's own version.",
                 "还没有写。在写好之前，笔记本先用课程自带的版本继续。",
             )
             return Diagnosis("unfinished", "unfinished", text)
-        for misconception in self.misconceptions:
-            if same(found, self.play(misconception.wrong)):
-                return Diagnosis("misconception", misconception.name, misconception.text)
+        # More than one can fit, where several slips end in the same nan.
+        if fitting := [slip for slip in self.misconceptions if same(found, self.play(slip.wrong))]:
+            text = Text(" Or: ".join(slip.text.en for slip in fitting), "或者：".join(slip.text.zh for slip in fitting))
+            return Diagnosis("misconception", " or ".join(slip.name for slip in fitting), text)
         number = next(i for i in range(len(right)) if not same(found[i : i + 1], right[i : i + 1]))
-        got, wanted = _short(found[number]), _short(right[number])
+        situation, wanted, got = right[number].situation, _short(right[number].value), _short(found[number].value)
         text = Text(
-            f"differs from value {number + 1} on: expected {wanted}, got {got}. Do that step by hand.",
-            f"从第 {number + 1} 个值起不同：应为 {wanted}，得到 {got}。请手算这一步对照。",
+            f"with {situation} the result should be {wanted}; yours is {got}. Do this one by hand.",
+            f"当 {situation} 时，结果应为 {wanted}，你得到 {got}。请手算这一步对照。",
         )
         return Diagnosis("different", "different", text)
 
@@ -111,21 +126,34 @@ class Exercise:
                 f"pass the function itself, check.{self.name}(my_function), not its result.",
                 f"请传入函数本身：check.{self.name}(my_function)，而不是它的返回值。",
             )
-        wanted = list(inspect.signature(self.solution).parameters)
+        wanted = list(inspect.signature(self.solution).parameters.values())
         try:
-            given = list(inspect.signature(student).parameters)
+            given = list(inspect.signature(student).parameters.values())
         except ValueError:  # some built-in functions have no signature
             given = []
         if given != wanted:
-            names = ", ".join(wanted)
+            keep, yours = ", ".join(map(str, wanted)), ", ".join(map(str, given))
             raise Unusable(
                 "other arguments",
-                f"keep the arguments of the stub: ({names}).",
-                f"请保留原来的参数：({names})。",
+                f"keep the arguments of the stub, ({keep}); yours are ({yours}).",
+                f"请保留原来的参数 ({keep})；你写的是 ({yours})。",
             )
 
 
-def attempt(function: Callable, *arguments: object) -> object:
+# What the error of a library means here, by a part of its message.
+CURES = {
+    "bitwise_xor": Text("In Python a power is written **, not ^.", "Python 的乘方写作 **，不是 ^。"),
+    "converted to Python scalars": Text(
+        "math functions take single numbers; for a vector write r**0.5.", "math 中的函数只接受单个数；向量请写 r**0.5。"
+    ),
+    "'float' object is not subscriptable": Text(
+        "What is remembered starts as the number 0.0: compute with it, without [ ].",
+        "记住的量一开始是数 0.0：直接用它计算，不要加 [ ]。",
+    ),
+}
+
+
+def attempt(situation: str, function: Callable, *arguments: object) -> object:
     """Call the student's function; turn an exception inside it into one line with its place.
 
     Raises:
@@ -138,10 +166,11 @@ def attempt(function: Callable, *arguments: object) -> object:
     except Exception as error:
         line = _line_of(function, error)
         what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        cure = next((text for part, text in CURES.items() if part in str(error)), Text("", ""))
         raise Unusable(
             "exception",
-            f"your function stops in line {line} of its cell with {what}.",
-            f"函数在单元格第 {line} 行中断：{what}。",
+            f"your function stops in line {line} of its cell with {what} (for {situation}). {cure.en}".rstrip(),
+            f"函数在单元格第 {line} 行中断：{what}（此时 {situation}）。{cure.zh}",
         ) from None
     if result is None:
         raise Unusable(
@@ -152,12 +181,13 @@ def attempt(function: Callable, *arguments: object) -> object:
     return result
 
 
-def same(found: list["Tensor"], right: list["Tensor"]) -> bool:
-    """Whether two lists of observations agree to a relative 1e-6; nan equals nan."""
+def same(found: list[Seen], right: list[Seen]) -> bool:
+    """Whether two lists of observations have the same values, to a relative 1e-6; nan equals nan."""
     import torch
 
     return len(found) == len(right) and all(
-        torch.allclose(a, b, rtol=1e-6, atol=1e-9, equal_nan=True) for a, b in zip(found, right, strict=True)
+        torch.allclose(a.value, b.value, rtol=1e-6, atol=1e-9, equal_nan=True)
+        for a, b in zip(found, right, strict=True)
     )
 
 
@@ -169,4 +199,5 @@ def _line_of(function: Callable, error: Exception) -> int:
 
 
 def _short(value: "Tensor") -> str:
-    return "[" + ", ".join(f"{number:.4g}" for number in value.flatten().tolist()) + "]"
+    numbers = [f"{number:.4g}" for number in value.flatten().tolist()]
+    return numbers[0] if value.ndim == 0 else f"[{', '.join(numbers)}]"

@@ -5,33 +5,39 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from course_utils.checks import Exercise, Unusable, attempt
+from course_utils.checks import Exercise, Seen, Unusable, attempt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _walk(optimizer: Callable, state: object, *settings: float) -> list["Tensor"]:
-    """Six steps of `optimizer` on fixed gradients; returns θ, shape [3], after each.
+def _walk(optimizer: Callable, state: object, **settings: float) -> list[Seen]:
+    """Six steps of `optimizer` on fixed gradients: θ, shape [3], after each.
 
-    The first gradient has a zero (0/0 shows where δ is missing), the gradients change sign and size, and the
-    learning rate is halved on the way (a velocity that holds it differs from one that does not).
+    The first gradient has a zero (0/0 shows where δ is missing), the gradients change sign and size, the learning
+    rate is halved on the way (a velocity that holds it differs from one that does not), and the settings are not
+    the defaults (a number written into the function shows).
     """
     import torch
 
-    gradients = [
-        [4.0, -0.5, 0.0],
-        [3.0, 0.2, 0.1],
-        [-2.0, -0.7, 0.3],
-        [1.0, 0.4, -0.2],
-        [-0.5, 0.9, 0.6],
-        [2, -1, 0.8],
-    ]
+    gradients = [[4.0, -0.5, 0.0], [3.0, 0.2, 0.1], [-2.0, -0.7, 0.3], [1.0, 0.4, -0.2], [-0.5, 0.9, 0.6], [2, -1, 0.8]]
     theta, seen = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64), []
     for number, gradient in enumerate(gradients):
         g = torch.tensor(gradient, dtype=torch.float64)
         learning_rate = 0.1 if number < 3 else 0.05
-        result = attempt(optimizer, theta.clone(), g, state, learning_rate, *settings)
+        named = ", ".join(f"{name} = {value}" for name, value in settings.items())
+        situation = (
+            f"θ = {_listed(theta)}, g = {_listed(g)}, step {number + 1}, learning_rate = {learning_rate}, {named}"
+        )
+        before = theta.clone(), g.clone()
+        result = attempt(situation, optimizer, theta, g, state, learning_rate, *settings.values())
+        if not (_identical(theta, before[0]) and _identical(g, before[1])):
+            raise Unusable(
+                "changed in place",
+                "you changed theta or g in place, as `theta += …` does, under the hands of the caller: "
+                "write `theta = theta + …`.",
+                "你就地改动了 theta 或 g（例如 `theta += …`），调用者手里的值也跟着变了：请写 `theta = theta + …`。",
+            )
         if not (isinstance(result, tuple | list) and len(result) == 2):
             raise Unusable(
                 "does not return two things",
@@ -39,15 +45,32 @@ def _walk(optimizer: Callable, state: object, *settings: float) -> list["Tensor"
                 "要返回两样东西：新的 theta 和优化器记住的量：`return theta, …`。",
             )
         theta, state = result
-        if not isinstance(theta, torch.Tensor) or theta.shape != (3,):
-            shape = list(theta.shape) if isinstance(theta, torch.Tensor) else type(theta).__name__
+        if not isinstance(theta, torch.Tensor):
+            raise Unusable(
+                "theta is no tensor",
+                f"theta came back as {type(theta).__name__}: return first the new theta, then what is remembered.",
+                f"返回的 theta 成了 {type(theta).__name__}：先返回新的 theta，再返回记住的量。",
+            )
+        if theta.shape != (3,) or theta.dtype != torch.float64:
+            came = f"{list(theta.shape)} {str(theta.dtype).removeprefix('torch.')}"
             raise Unusable(
                 "theta changes shape",
-                f"theta went in with shape [3] and came back as {shape}: work element by element, sum nothing.",
-                f"theta 输入时形状为 [3]，返回时成了 {shape}：逐元素计算，不要求和。",
+                f"theta went in as [3] float64 and came back as {came}: work element by element, "
+                "sum nothing, convert nothing.",
+                f"theta 输入时为 [3] float64，返回时成了 {came}：逐元素计算，不要求和，也不要转换类型。",
             )
-        seen.append(theta.detach().clone())
+        seen.append(Seen(situation, theta, repr(state)))
     return seen
+
+
+def _identical(vector: "Tensor", before: "Tensor") -> bool:
+    import torch
+
+    return torch.allclose(vector, before, rtol=0, atol=0, equal_nan=True)
+
+
+def _listed(vector: "Tensor") -> str:
+    return f"[{', '.join(f'{number:.4g}' for number in vector.tolist())}]"
 
 
 def _stays(theta, g, state, *settings):
@@ -62,7 +85,7 @@ def _momentum(theta, g, v, learning_rate, alpha=0.9):
     return theta + v, v
 
 
-momentum = Exercise("momentum", _momentum, lambda function: _walk(function, 0.0, 0.9), _stays)
+momentum = Exercise("momentum", _momentum, lambda function: _walk(function, 0.0, alpha=0.8), _stays)
 
 
 @momentum.misconception(
@@ -144,6 +167,45 @@ def _(theta, g, v, learning_rate, alpha):
     return theta - learning_rate * v, v
 
 
+@momentum.misconception(
+    "alpha on everything",
+    "α multiplies the new gradient as well: it belongs to the old velocity alone, α·v − ε·g.",
+    "α 也乘到了新梯度上：它只作用于旧速度，α·v − ε·g。",
+)
+def _(theta, g, v, learning_rate, alpha):
+    v = alpha * (v - learning_rate * g)
+    return theta + v, v
+
+
+@momentum.misconception(
+    "theta not moved",
+    "v is right, but theta comes back as it went in: return theta + v.",
+    "v 是对的，但 theta 原样返回了：应返回 theta + v。",
+)
+def _(theta, g, v, learning_rate, alpha):
+    return theta, alpha * v - learning_rate * g
+
+
+@momentum.misconception(
+    "returned in the other order",
+    "theta and v come back in the other order: `return theta, v`.",
+    "theta 与 v 的返回顺序反了：应为 `return theta, v`。",
+)
+def _(theta, g, v, learning_rate, alpha):
+    v = alpha * v - learning_rate * g
+    return v, theta + v
+
+
+@momentum.misconception(
+    "summed",
+    "you add up the components of g: every parameter must use its own.",
+    "你把 g 的各分量加在了一起：每个参数应使用自己的那个分量。",
+)
+def _(theta, g, v, learning_rate, alpha):
+    v = alpha * v - learning_rate * g.sum()
+    return theta + v, v
+
+
 # --- RMSProp ----------------------------------------------------------------------------------------------
 
 
@@ -152,7 +214,7 @@ def _rmsprop(theta, g, r, learning_rate, rho=0.9, delta=1e-8):
     return theta - learning_rate * g / (r**0.5 + delta), r
 
 
-rmsprop = Exercise("rmsprop", _rmsprop, lambda function: _walk(function, 0.0, 0.9, 0.1), _stays)
+rmsprop = Exercise("rmsprop", _rmsprop, lambda function: _walk(function, 0.0, rho=0.8, delta=0.1), _stays)
 
 
 @rmsprop.misconception(
@@ -245,6 +307,54 @@ def _(theta, g, r, learning_rate, rho, delta):
     return theta + learning_rate * g / (r**0.5 + delta), r
 
 
+@rmsprop.misconception(
+    "half instead of root",
+    "r**1/2 is half of r, since ** binds more tightly than /: write r**0.5.",
+    "r**1/2 是 r 的一半，因为 ** 比 / 优先：请写 r**0.5。",
+)
+def _(theta, g, r, learning_rate, rho, delta):
+    r = rho * r + (1 - rho) * g**2
+    return theta - learning_rate * g / (r / 2 + delta), r
+
+
+@rmsprop.misconception(
+    "one step late",
+    "the step uses the old r: compute the new r first, then move theta.",
+    "这一步用的是旧的 r：先算新的 r，再移动 theta。",
+)
+def _(theta, g, r, learning_rate, rho, delta):
+    return theta - learning_rate * g / (r**0.5 + delta), rho * r + (1 - rho) * g**2
+
+
+@rmsprop.misconception(
+    "no learning rate",
+    "the learning rate is missing: the step is ε·g / (√r + δ).",
+    "缺少学习率：更新量是 ε·g / (√r + δ)。",
+)
+def _(theta, g, r, learning_rate, rho, delta):
+    r = rho * r + (1 - rho) * g**2
+    return theta - g / (r**0.5 + delta), r
+
+
+@rmsprop.misconception(
+    "theta not moved",
+    "r is right, but theta comes back as it went in: subtract the step.",
+    "r 是对的，但 theta 原样返回了：还要减去这一步。",
+)
+def _(theta, g, r, learning_rate, rho, delta):
+    return theta, rho * r + (1 - rho) * g**2
+
+
+@rmsprop.misconception(
+    "summed",
+    "you add up the components of g: every parameter must use its own.",
+    "你把 g 的各分量加在了一起：每个参数应使用自己的那个分量。",
+)
+def _(theta, g, r, learning_rate, rho, delta):
+    r = rho * r + (1 - rho) * (g**2).sum()
+    return theta - learning_rate * g / (r**0.5 + delta), r
+
+
 # --- Adam -------------------------------------------------------------------------------------------------
 
 
@@ -258,7 +368,7 @@ def _adam(theta, g, state, learning_rate, rho1=0.9, rho2=0.999, delta=1e-8):
     return theta - learning_rate * s_hat / (r_hat**0.5 + delta), (t, s, r)
 
 
-def _play_adam(function: Callable) -> list["Tensor"]:
+def _play_adam(function: Callable) -> list[Seen]:
     def unpackable(theta, g, state, *settings):
         if not (isinstance(state, tuple | list) and len(state) == 3):
             raise Unusable(
@@ -266,9 +376,9 @@ def _play_adam(function: Callable) -> list["Tensor"]:
                 "the second thing to return is the state (t, s, r): `return theta, (t, s, r)`.",
                 "第二个返回值应是状态 (t, s, r)：`return theta, (t, s, r)`。",
             )
-        return attempt(function, theta, g, tuple(state), *settings)
+        return function(theta, g, tuple(state), *settings)
 
-    return _walk(unpackable, (0, 0.0, 0.0), 0.9, 0.999, 0.1)
+    return _walk(unpackable, (0, 0.0, 0.0), rho1=0.8, rho2=0.99, delta=0.1)
 
 
 adam = Exercise("adam", _adam, _play_adam, _stays)
@@ -397,8 +507,8 @@ def _(theta, g, state, learning_rate, rho1, rho2, delta):
 
 @adam.misconception(
     "t does not count",
-    "t is not kept: every step is corrected like the first. Return the t that you counted up.",
-    "t 没有保留：每一步都按第一步来修正。请返回加一后的 t。",
+    "every step is corrected like the first: return the t that you counted up, and mind the power in `1 - rho1**t`.",
+    "每一步都按第一步来修正：请返回加一后的 t，并注意 `1 - rho1**t` 中的乘方。",
 )
 def _(theta, g, state, learning_rate, rho1, rho2, delta):
     _, s, r, s_hat, r_hat = _moments(g, state, rho1, rho2)
@@ -433,3 +543,53 @@ def _(theta, g, state, learning_rate, rho1, rho2, delta):
 def _(theta, g, state, learning_rate, rho1, rho2, delta):
     t, s, r, s_hat, r_hat = _moments(g, state, rho1, rho2)
     return theta + learning_rate * s_hat / (r_hat**0.5 + delta), (t, s, r)
+
+
+@adam.misconception(
+    "brackets missing",
+    "brackets are missing: s / 1 - rho1**t divides by 1 first. Write s / (1 - rho1**t), and r alike.",
+    "缺少括号：s / 1 - rho1**t 会先除以 1。请写 s / (1 - rho1**t)，r 也一样。",
+)
+def _(theta, g, state, learning_rate, rho1, rho2, delta):
+    t, s, r, _, _ = _moments(g, state, rho1, rho2)
+    return theta - learning_rate * (s / 1 - rho1**t) / ((r / 1 - rho2**t) ** 0.5 + delta), (t, s, r)
+
+
+@adam.misconception(
+    "rho1 and rho2 swapped",
+    "ρ₁ and ρ₂ are swapped: ρ₁ goes with s, ρ₂ with r.",
+    "ρ₁ 与 ρ₂ 写反了：ρ₁ 用于 s，ρ₂ 用于 r。",
+)
+def _(theta, g, state, learning_rate, rho1, rho2, delta):
+    t, s, r, s_hat, r_hat = _moments(g, state, rho2, rho1)
+    return theta - learning_rate * s_hat / (r_hat**0.5 + delta), (t, s, r)
+
+
+@adam.misconception(
+    "no memory",
+    "the new s and r are not kept: return (t, s, r) as you computed them, not the state that came in.",
+    "新的 s 和 r 没有保留：应返回算出的 (t, s, r)，而不是传入的 state。",
+)
+def _(theta, g, state, learning_rate, rho1, rho2, delta):
+    _, _, _, s_hat, r_hat = _moments(g, state, rho1, rho2)
+    return theta - learning_rate * s_hat / (r_hat**0.5 + delta), state
+
+
+@adam.misconception(
+    "half instead of root",
+    "r_hat**1/2 is half of r_hat, since ** binds more tightly than /: write r_hat**0.5.",
+    "r_hat**1/2 是 r_hat 的一半，因为 ** 比 / 优先：请写 r_hat**0.5。",
+)
+def _(theta, g, state, learning_rate, rho1, rho2, delta):
+    t, s, r, s_hat, r_hat = _moments(g, state, rho1, rho2)
+    return theta - learning_rate * s_hat / (r_hat / 2 + delta), (t, s, r)
+
+
+@adam.misconception(
+    "theta not moved",
+    "the moments are right, but theta comes back as it went in: subtract the step.",
+    "矩是对的，但 theta 原样返回了：还要减去这一步。",
+)
+def _(theta, g, state, learning_rate, rho1, rho2, delta):
+    t, s, r, _, _ = _moments(g, state, rho1, rho2)
+    return theta, (t, s, r)

@@ -1,28 +1,24 @@
 """The one exercise of notebook 00, which shows how exercises work: the average of some numbers."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from course_utils.checks import Exercise, Unusable, attempt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from course_utils.checks import Exercise, Seen, Unusable, attempt
 
 
-def _averages(function: Callable) -> list["Tensor"]:
+def _averages(function: Callable) -> list[Seen]:
     import torch
 
     seen = []
     for numbers in ([1, 2, 6], [4, -1, 0, 10], [2.5, 0.5], [7]):
-        result = attempt(function, list(numbers))
-        try:
-            seen.append(torch.tensor(float(result), dtype=torch.float64))
-        except (TypeError, ValueError):
+        situation = f"numbers = {numbers}"
+        result = attempt(situation, function, list(numbers))
+        if not isinstance(result, int | float):
             raise Unusable(
                 "not a number",
                 f"return one number; this is a {type(result).__name__}.",
                 f"应返回一个数；现在返回的是 {type(result).__name__}。",
-            ) from None
+            )
+        seen.append(Seen(situation, torch.tensor(float(result), dtype=torch.float64)))
     return seen
 
 
