@@ -196,7 +196,7 @@ def activation_functions(
 
     from course_utils import plots
 
-    one_of("function", function, list(functions))
+    one_of("function", function, functions)
 
     def draw(function, input_scale, slope):
         f = functions[function]
@@ -205,7 +205,7 @@ def activation_functions(
         figure, (curve, derivative, stack) = plots.new_figure(3, width=11.5, height=3.6)
         plots.draw_function_and_slope(curve, derivative, function, f, reach=5.0)
         # What the first layer of the stack sees: sums of many independent terms, √2 as large as the input.
-        spread, places = math.sqrt(2) * input_scale, torch.linspace(-5, 5, 200)
+        spread, places = 2**0.5 * input_scale, torch.linspace(-5, 5, 200)
         share = torch.exp(-((places / spread) ** 2) / 2)
         derivative.fill_between(places, share, color="0.85", zorder=0, label="where inputs fall")
         derivative.legend(loc="upper left")

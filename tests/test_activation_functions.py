@@ -112,6 +112,15 @@ def test_an_answer_of_the_wrong_kind_is_named(exercise, student, wanted):
     assert exercise.diagnose(student).name == wanted
 
 
+def test_changing_x_in_place_is_seen():
+    def student(x, upstream, slope=0.01):
+        factor = (x > 0) + slope * (x <= 0)
+        x *= factor
+        return x, factor * upstream
+
+    assert check.leaky_relu.diagnose(student).name == "changed in place"
+
+
 def test_a_number_is_as_good_as_a_tensor():
     assert check.count_dead.diagnose(lambda outputs: (outputs == 0).all(dim=0).sum()).kind == "right"
     assert check.count_dead.diagnose(lambda outputs: sum(col.count_nonzero() == 0 for col in outputs.T)).kind == "right"

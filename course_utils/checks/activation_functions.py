@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from course_utils.checks import Exercise, Unusable, attempt
+from course_utils.checks import Exercise, Seen, Unusable, attempt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +26,13 @@ def _tensor(result: object, shape: tuple[int, ...]) -> "Tensor":
 # --- the slope of a sigmoid -------------------------------------------------------------------------------
 
 
-def _outputs(function: Callable) -> list["Tensor"]:
+def _outputs(function: Callable) -> list[Seen]:
     import torch
 
-    y = torch.tensor([0.5, 0.9, 0.25, 0.01, 0.998], dtype=torch.float64)
-    return [_tensor(attempt(function, y.clone()), (5,))]
+    outputs = [0.5, 0.9, 0.25, 0.01, 0.998]
+    situation = f"y = {outputs}"
+    result = attempt(situation, function, torch.tensor(outputs, dtype=torch.float64))
+    return [Seen(situation, _tensor(result, (5,)))]
 
 
 sigmoid_slope = Exercise("sigmoid_slope", lambda y: y * (1 - y), _outputs, lambda y: 0 * y)
@@ -103,7 +105,7 @@ def _(y):
 # --- dead neurons -----------------------------------------------------------------------------------------
 
 
-def _counts(function: Callable) -> list["Tensor"]:
+def _counts(function: Callable) -> list[Seen]:
     import torch
 
     batches = [
@@ -114,9 +116,10 @@ def _counts(function: Callable) -> list["Tensor"]:
     ]
     seen = []
     for outputs in batches:
-        result = attempt(function, torch.tensor(outputs, dtype=torch.float64))
+        situation = f"outputs = {outputs}"
+        result = attempt(situation, function, torch.tensor(outputs, dtype=torch.float64))
         try:
-            seen.append(torch.tensor(float(result), dtype=torch.float64))
+            seen.append(Seen(situation, torch.tensor(float(result), dtype=torch.float64)))
         except (TypeError, ValueError, RuntimeError):
             got = f"shape {list(result.shape)}" if isinstance(result, torch.Tensor) else type(result).__name__
             raise Unusable(
@@ -200,22 +203,33 @@ def _(outputs):
 # --- leaky ReLU -------------------------------------------------------------------------------------------
 
 
-def _forward_and_backward(function: Callable) -> list["Tensor"]:
-    """Outputs and gradients for two slopes, and x afterwards. No x is 0: there any slope between the two would do."""
+def _forward_and_backward(function: Callable) -> list[Seen]:
+    """Outputs and gradients for two slopes. No x is 0: there any slope between the two would do."""
     import torch
 
+    x = torch.tensor([2.0, -3.0, 0.5, -0.2, -4.0, 1.5], dtype=torch.float64)
+    upstream = torch.tensor([0.7, -1.0, -2.0, 3.0, 0.4, 1.1], dtype=torch.float64)
     seen = []
     for slope in (0.1, 0.25):
-        x = torch.tensor([[2.0, -3.0, 0.5], [-0.2, -4.0, 1.5]], dtype=torch.float64)
-        upstream = torch.tensor([[0.7, -1.0, -2.0], [3.0, 0.4, 1.1]], dtype=torch.float64)
-        result = attempt(function, x, upstream, slope)
+        situation = f"x = {x.tolist()}, upstream = {upstream.tolist()}, slope = {slope}"
+        given = x.clone(), upstream.clone()
+        result = attempt(situation, function, *given, slope)
+        if not (torch.equal(given[0], x) and torch.equal(given[1], upstream)):
+            raise Unusable(
+                "changed in place",
+                "you changed x or upstream in place: another operation may have kept it for its backward pass. "
+                "Make a new tensor.",
+                "你就地改动了 x 或 upstream：别的操作可能还留着它，反向传播时要用。请生成新的张量。",
+            )
         if not (isinstance(result, tuple | list) and len(result) == 2):
             raise Unusable(
                 "does not return two things",
                 "return two things, the output and the gradient for x: `return y, dx`.",
                 "要返回两样东西：输出，以及对 x 的梯度：`return y, dx`。",
             )
-        seen += [*(_tensor(part, (2, 3)) for part in result), x]
+        seen += [
+            Seen(f"{situation}, {part}", _tensor(value, (6,))) for part, value in zip(("y", "dx"), result, strict=True)
+        ]
     return seen
 
 
@@ -301,14 +315,3 @@ def _(x, upstream, slope):
 def _(x, upstream, slope):
     factor = (x > 0) + -slope * (x <= 0)
     return factor * x, factor * upstream
-
-
-@leaky_relu.misconception(
-    "input overwritten",
-    "your function changes x itself: another operation may have kept it for its backward pass. Make a new tensor.",
-    "函数改动了 x 本身：别的操作可能还留着它用于反向传播。请生成新的张量。",
-)
-def _(x, upstream, slope):
-    factor = (x > 0) + slope * (x <= 0)
-    x *= factor
-    return x, factor * upstream

@@ -31,6 +31,5 @@ SLIPS = {
         "output instead of derivative": ("factor * upstream", "factor * x * upstream"),
         "sides swapped": ("x > 0", "x < 0", "x <= 0", "x >= 0"),
         "folded upwards": ("slope *", "-slope *"),
-        "input overwritten": ("    return factor * x,", "    x.mul_(factor)\n    return x,"),
     },
 }  # fmt: skip
