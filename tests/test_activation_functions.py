@@ -1,6 +1,7 @@
 """Figures, explorer and checks of notebook 03."""
 
 import base64
+import math
 
 import pytest
 import torch
@@ -42,6 +43,15 @@ def test_a_moved_control_draws_a_new_figure(function, control, value):
     before = shown.image.value
     shown.controls[control].value = value
     assert shown.image.value != before
+
+
+@pytest.mark.parametrize("input_scale", [0.5, 2.0])
+def test_the_scale_widens_the_hill_of_inputs_and_reaches_the_stack(input_scale):
+    _, derivative, stack = explorer().draw("tanh", input_scale, 0.1).axes
+    hill = torch.as_tensor(derivative.collections[0].get_paths()[0].vertices)
+    at_one_deviation = hill[(hill[:, 0] - 2**0.5 * input_scale).abs().argmin(), 1].item()
+    assert at_one_deviation == pytest.approx(math.exp(-0.5), abs=0.03)
+    assert stack.lines[0].get_ydata()[-1] == pytest.approx(math.tanh(1) * input_scale)
 
 
 def test_the_slope_is_for_functions_that_have_one():
