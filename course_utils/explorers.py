@@ -237,3 +237,57 @@ def walk(output: object) -> list[tuple[list, dict, object, str]]:
         does = f"backward {number} of {len(made)}: {node.operation.symbol} has {gradients[node]:.3g}, hands on {handed}"
         steps.append((list(values), dict(gradients), node, does))
     return [(values, gradients, active, does.replace("-", "−")) for values, gradients, active, does in steps]
+
+
+def activation_functions(
+    functions: dict[str, Callable[..., "Tensor"]],
+    gradient_norms: Callable[..., "Tensor"],
+    *,
+    function: str = "tanh",
+) -> Explorer:
+    """Explorer of notebook 03: function, input scale, slope of leaky ReLU → curve, derivative, gradient by layer.
+
+    Args:
+        functions: name → activation, element by element; "leaky ReLU" also takes a `slope`.
+        gradient_norms: takes (activation, input_scale=…) and returns the size of the gradient at the input and after
+            each layer of a stack, relative to the last.
+        function: what is shown first.
+    """
+    import functools
+
+    import ipywidgets
+    import torch
+
+    from course_utils import plots
+
+    one_of("function", function, functions)
+
+    def draw(function, input_scale, slope):
+        f = functions[function]
+        if function == "leaky ReLU":
+            f = functools.partial(f, slope=slope)
+        figure, (curve, derivative, stack) = plots.new_figure(3, width=11.5, height=3.6)
+        plots.draw_function_and_slope(curve, derivative, function, f, reach=5.0)
+        # What the first layer of the stack sees: sums of many independent terms, √2 as large as the input.
+        spread, places = 2**0.5 * input_scale, torch.linspace(-5, 5, 200)
+        share = torch.exp(-((places / spread) ** 2) / 2)
+        derivative.fill_between(places, share, color="0.85", zorder=0, label="where inputs fall")
+        derivative.legend(loc="upper left")
+        curve.set(ylim=(-2, 3))
+        derivative.set(ylim=(-1.1, 1.6))
+        colour = plots.OF_ACTIVATION.get(function)
+        stack.plot(gradient_norms(f, input_scale=input_scale).clamp_min(1e-16), color=colour)
+        stack.set(yscale="log", ylim=(1e-14, 1e6), xlabel="layer", title="gradient, last layer = 1", xlim=(0, None))
+        figure.suptitle(function)
+        return figure
+
+    # Drawn when a slider is let go, as above.
+    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
+    controls = {
+        "function": ipywidgets.Dropdown(options=list(functions), value=function, description="function"),
+        "input_scale": ipywidgets.FloatLogSlider(
+            value=1.0, min=-2, max=2, step=0.1, readout_format=".2f", description="scale of the input", **shared
+        ),
+        "slope": ipywidgets.FloatSlider(value=0.1, max=1, step=0.01, description="slope of leaky ReLU", **shared),
+    }
+    return Explorer("activation functions in a stack of layers", draw, controls)

@@ -83,7 +83,9 @@ def curves(
     figure, [ax] = new_figure()
     for name, values in series.items():
         values = [float(value) for value in values]
-        ax.plot(range(len(values)) if x is None else x, values, label=name, color=OF_OPTIMISER.get(name))
+        ax.plot(
+            range(len(values)) if x is None else x, values, label=name, color=(OF_OPTIMISER | OF_ACTIVATION).get(name)
+        )
     ax.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
     ax.legend()
     return figure
@@ -343,4 +345,125 @@ def decision(
         curve.plot(values, label=name, markevery=1 if number == 0 else 10, **style)
     curve.set(xlabel="step", ylabel="loss", ylim=(0, None))
     curve.legend()
+    return figure
+
+
+# The same activation function has the same colour in every figure.
+OF_ACTIVATION = {
+    **dict(zip(["tanh", "sigmoid", "ReLU", "GELU", "SiLU", "leaky ReLU", "sine"], COLOURS, strict=False)),
+    "identity": "#777777",
+}
+
+
+def decision_regions(
+    networks: dict[str, Callable[["Tensor"], "Tensor"]],
+    points: "Tensor",
+    positive: "Tensor",
+    xlabel: str,
+    ylabel: str,
+) -> "Figure":
+    """One panel per network: the points, and shaded where the network's output is positive.
+
+    Args:
+        networks: name → maps points of shape [n, 2] to outputs of shape [n, 1].
+        points: shape [n, 2].
+        positive: shape [n], which of the points should have a positive output.
+    """
+    import torch
+
+    figure, axes = new_figure(len(networks), width=3.2 * len(networks), height=3.4)
+    (left, bottom), (right, top) = points.amin(dim=0).tolist(), points.amax(dim=0).tolist()
+    x, y = torch.meshgrid(
+        torch.linspace(left, right, 160, dtype=points.dtype),
+        torch.linspace(bottom, top, 160, dtype=points.dtype),
+        indexing="xy",
+    )
+    for ax, (name, network) in zip(axes, networks.items(), strict=True):
+        with torch.no_grad():
+            output = network(torch.stack([x.flatten(), y.flatten()], dim=1)).reshape(x.shape)
+        ax.contourf(x, y, output > 0, levels=[-0.5, 0.5, 1.5], colors=["white", COLOURS[0]], alpha=0.25)
+        for group, marker, colour in ((positive, "o", COLOURS[0]), (~positive, "x", COLOURS[1])):
+            ax.plot(*points[group].T, marker, color=colour, markersize=3.5)
+        ax.set(title=name, xlabel=xlabel, xlim=(left, right), ylim=(bottom, top))
+        ax.grid(False)
+    axes[0].set_ylabel(ylabel)
+    return figure
+
+
+def paths_side_by_side(
+    walks: dict[str, tuple[Callable[["Tensor"], "Tensor"], "Tensor"]],
+    window: tuple[float, float, float, float],
+    goal: "Tensor",
+    labels: tuple[str, str],
+) -> "Figure":
+    """One panel per walk: contour lines of its own loss and its path; the star is the goal that they share.
+
+    Args:
+        walks: name → (loss of points [..., 2] → [...], path of shape [steps + 1, 2]).
+        window: left, right, bottom, top.
+        goal: shape [2].
+        labels: what the two coordinates mean.
+    """
+    import torch
+
+    figure, axes = new_figure(len(walks), width=4.4 * len(walks), height=4.2)
+    left, right, bottom, top = window
+    x, y = torch.meshgrid(
+        torch.linspace(left, right, 120, dtype=goal.dtype),
+        torch.linspace(bottom, top, 120, dtype=goal.dtype),
+        indexing="xy",
+    )
+    for ax, (name, (loss, path)) in zip(axes, walks.items(), strict=True):
+        ax.contour(x, y, loss(torch.stack([x, y], dim=-1)) ** 0.5, levels=12, colors="0.75", linewidths=0.7)
+        ax.plot(*path.T, ".-", color=OF_ACTIVATION.get(name), markersize=5, linewidth=1.3)
+        ax.plot(*path[0], "o", color="black", markersize=7)
+        ax.annotate("start", tuple(path[0].tolist()), xytext=(8, 4), textcoords="offset points")
+        ax.plot(*goal, "*", color="black", markersize=14, markerfacecolor="white", zorder=3)
+        ax.set(title=name, xlim=(left, right), ylim=(bottom, top), xlabel=labels[0], ylabel=labels[1], aspect="equal")
+    return figure
+
+
+def functions_and_slopes(functions: dict[str, Callable[["Tensor"], "Tensor"]], reach: float = 5.0) -> "Figure":
+    """Left the functions over [−reach, reach], right their derivatives as autograd finds them."""
+    figure, axes = new_figure(2, width=9.0, height=3.4)
+    for name, function in functions.items():
+        draw_function_and_slope(*axes, name, function, reach)
+    axes[0].legend()
+    return figure
+
+
+def draw_function_and_slope(
+    left: "Axes", right: "Axes", name: str, function: Callable[["Tensor"], "Tensor"], reach: float
+) -> None:
+    """Add one function and its derivative to a pair of panels."""
+    import torch
+
+    x = torch.linspace(-reach, reach, 1000, dtype=torch.float64, requires_grad=True)  # even: 0, the kink, is left out
+    y = function(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    for ax, values, title in ((left, y, "function"), (right, slope, "derivative")):
+        ax.plot(x.detach(), values.detach(), label=name, color=OF_ACTIVATION.get(name))
+        ax.set(title=title, xlabel="x")
+
+
+def gradient_by_layer(norms: dict[str, "Tensor"], titles: Sequence[str] = ("",)) -> "Figure":
+    """The size of a gradient on its way back, on a logarithmic scale.
+
+    Args:
+        norms: name → shape [panels, layers + 1] or [layers + 1]: the size at the input (0), after layer 1, 2, …
+        titles: one for each panel.
+    """
+    figure, axes = new_figure(len(titles), width=max(7.5, 3.6 * len(titles)), height=3.8)
+    for panel, (ax, title) in enumerate(zip(axes, titles, strict=True)):
+        ax.sharey(axes[0])
+        for name, values in norms.items():
+            values = values.reshape(len(titles), -1)[panel]
+            # Leaky ReLU lies upon ReLU: dashes let both be seen.
+            line = "--" if name == "leaky ReLU" else "-"
+            ax.plot(values, line, label=name, color=OF_ACTIVATION.get(name))
+        last = len(values) - 1
+        ax.set(title=title, yscale="log", xlim=(0, last), xticks=range(0, last + 1, 5))
+        ax.set_xlabel("layer    ← the gradient travels this way")
+    axes[0].set_ylabel("gradient, last layer = 1")
+    axes[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
