@@ -14,7 +14,6 @@ from course_utils.messages import CourseError, Text
 ROOT: Path
 DATA: Path
 
-THREADS = 1
 GIB = 2**30
 
 
@@ -152,10 +151,11 @@ def choose(gpu: GPU | None) -> Runtime:
 
 
 def set_seed(seed: int) -> None:
-    """Make random numbers and sums repeatable: seeds of Python, numpy and torch, and a fixed number of threads.
+    """Make random numbers and sums repeatable: seeds of Python, numpy and torch, and a single thread.
 
     The threads matter because each computes a part of a sum: with another number of parts the sum is rounded
     differently, and after some hundred training steps the digits that a notebook prints are no longer the same.
+    One thread is also the fastest for the small matrices of the first notebooks, above all on busy cores.
     """
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise CourseError(
@@ -168,4 +168,4 @@ def set_seed(seed: int) -> None:
 
     np.random.seed(seed)
     torch.manual_seed(seed)
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(1)
