@@ -221,7 +221,7 @@ def histograms(rows: dict[str, dict[str, "Tensor"]]) -> "Figure":
         reach = 4 * next(iter(sizes.values()))
         for ax, (title, values) in zip(axes[index], panels.items(), strict=True):
             numbers = values.flatten().double().numpy()
-            ax.hist(numbers[numbers != 0], bins=np.linspace(-reach, reach, 50), color=OF_SCHEME.get(label, "0.35"))
+            ax.hist(numbers[numbers != 0], bins=np.linspace(-reach, reach, 51), color=OF_SCHEME.get(label, "0.35"))
             shares = {"zero": (numbers == 0).mean(), "outside": (np.abs(numbers) > reach).mean()}
             remark = "\n".join(f"{share:.0%} {what}" for what, share in shares.items() if share > 0.005)
             ax.text(0.02, 0.95, remark, transform=ax.transAxes, va="top", fontsize=8)
