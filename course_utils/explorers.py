@@ -291,3 +291,56 @@ def activation_functions(
         "slope": ipywidgets.FloatSlider(value=0.1, max=1, step=0.01, description="slope of leaky ReLU", **shared),
     }
     return Explorer("activation functions in a stack of layers", draw, controls)
+
+
+def initialisation(
+    send: Callable[..., tuple[list["Tensor"], list["Tensor"]]],
+    schemes: dict[str, Callable[[int, int], float]],
+    activations: dict[str, Callable[["Tensor"], "Tensor"]],
+    *,
+    scheme: str = "",
+    activation: str = "",
+    width: int = 100,
+    depth: int = 50,
+) -> Explorer:
+    """Explorer of notebook 04: width, depth, scheme, activation → histograms of signal and gradient at five layers.
+
+    Args:
+        send: takes (std, activation, width, depth), sends a signal forwards and a gradient back through a fresh
+            network, and returns both for the layers 0 to depth.
+        schemes: name → standard deviation of the weights, from (n_in, n_out).
+        activations: name → function.
+        scheme, activation, width, depth: what is shown first.
+    """
+    import ipywidgets
+    import torch
+
+    from course_utils import plots
+
+    scheme, activation = scheme or next(iter(schemes)), activation or next(iter(activations))
+    one_of("scheme", scheme, list(schemes))
+    one_of("activation", activation, list(activations))
+    between("width", width, 10, 300)
+    between("depth", depth, 1, 100)
+
+    def draw(scheme, activation, width, depth):
+        with torch.random.fork_rng(devices=[]):  # the same network each time, and the notebook's own draws go on
+            torch.manual_seed(1)
+            signals, gradients = send(schemes[scheme], activations[activation], width, depth)
+        layers = sorted({round(depth * part / 4) for part in range(5)})
+        return plots.histograms(
+            {
+                "signal": {f"layer {layer}": signals[layer] for layer in layers},
+                # the gradient's journey begins at the last layer, and so does its scale
+                "gradient": {f"layer {layer}": gradients[layer] for layer in reversed(layers)},
+            }
+        )
+
+    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
+    controls = {
+        "scheme": ipywidgets.Dropdown(options=list(schemes), value=scheme, description="scheme"),
+        "activation": ipywidgets.Dropdown(options=list(activations), value=activation, description="activation"),
+        "width": ipywidgets.IntSlider(value=width, min=10, max=300, step=10, description="width", **shared),
+        "depth": ipywidgets.IntSlider(value=depth, min=1, max=100, description="depth", **shared),
+    }
+    return Explorer("a signal and a gradient through a network's layers", draw, controls)

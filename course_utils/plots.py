@@ -467,3 +467,79 @@ def gradient_by_layer(norms: dict[str, "Tensor"], titles: Sequence[str] = ("",))
     axes[0].set_ylabel("gradient, last layer = 1")
     axes[-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+# The same start of the weights has the same colour in every figure.
+OF_SCHEME = dict(zip(["Xavier", "N(0, 1)", "Kaiming", "zeros", "Xavier × 5/3", "N(0, 0.01²)"], COLOURS, strict=False))
+
+
+def lines_in_panels(
+    rows: dict[str, dict[str, dict[str, Sequence[float]]]],
+    xlabel: str,
+    ylim: tuple[float, float],
+    *,
+    log: bool = False,
+) -> "Figure":
+    """Rows of panels that share their axes: label of the y axis → title of the panel → name of the line → values.
+
+    Values are drawn against 0, 1, 2, …; what lies outside `ylim` is cut off.
+    """
+    import matplotlib.pyplot as plt
+
+    width = max(len(panels) for panels in rows.values())
+    figure, axes = plt.subplots(
+        len(rows),
+        width,
+        figsize=(max(8.5, 1.6 + 2.4 * width), 0.4 + 2.5 * len(rows)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    plt.close(figure)
+    for index, (ylabel, panels) in enumerate(rows.items()):
+        axes[index, 0].set_ylabel(ylabel)
+        for ax, (title, lines) in zip(axes[index], panels.items(), strict=True):
+            for name, values in lines.items():
+                ax.plot([float(value) for value in values], label=name, color=OF_SCHEME.get(name), linewidth=1.7)
+            ax.set(ylim=ylim, yscale="log" if log else "linear", title="" if index else title)
+    for ax in axes[-1]:
+        ax.set_xlabel(xlabel)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper")
+    return figure
+
+
+def histograms(rows: dict[str, dict[str, "Tensor"]]) -> "Figure":
+    """Rows of histograms: label of the row → title of the panel → values.
+
+    A row has one scale, four times the size of its first panel, so that a signal that dies becomes a spike. The root
+    mean square stands in each title. Values outside, and exact zeros as ReLU makes them, are counted and not drawn.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    width = max(len(panels) for panels in rows.values())
+    figure, axes = plt.subplots(
+        len(rows),
+        width,
+        figsize=(2.1 * width, 0.4 + 1.9 * len(rows)),
+        sharex="row",
+        squeeze=False,
+        layout="constrained",
+    )
+    plt.close(figure)
+    for index, (label, panels) in enumerate(rows.items()):
+        axes[index, 0].set_ylabel(label)
+        sizes = {title: float((values**2).mean() ** 0.5) for title, values in panels.items()}
+        reach = 4 * next(iter(sizes.values()))
+        for ax, (title, values) in zip(axes[index], panels.items(), strict=True):
+            numbers = values.flatten().double().numpy()
+            ax.hist(numbers[numbers != 0], bins=np.linspace(-reach, reach, 51), color=OF_SCHEME.get(label, "0.35"))
+            shares = {"zero": (numbers == 0).mean(), "outside": (np.abs(numbers) > reach).mean()}
+            remark = "\n".join(f"{share:.0%} {what}" for what, share in shares.items() if share > 0.005)
+            ax.text(0.02, 0.95, remark, transform=ax.transAxes, va="top", fontsize=8)
+            ax.set_title(f"{title}\nsize {sizes[title]:.1g}", fontsize=9)
+            ax.set(xlim=(-reach, reach), yticks=[])
+            ax.tick_params(labelsize=8)
+    return figure
