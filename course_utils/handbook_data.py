@@ -1,0 +1,216 @@
+"""The handbook of a made-up company, and the questions about it, read and checked."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from course_utils import runtime
+from course_utils.messages import CourseError
+
+LANGUAGES = ("zh", "en")
+CATEGORIES = ("company", "hr", "travel", "it", "office", "safety", "products", "service")
+KINDS = ("single", "paraphrase", "two_passages", "unanswerable", "english")
+SPLITS = ("train", "dev")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One file of the handbook: its path inside the folder, its text, and what it says about itself."""
+
+    file: str
+    title: str
+    text: str
+    language: str = ""
+    category: str = ""
+    updated: date | None = None
+    injection: bool = False
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A passage, word for word, of a file of the handbook."""
+
+    file: str
+    passage: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its answer. Two passages are needed together; of any other kind each passage is enough."""
+
+    id: str
+    question: str
+    answer: str
+    evidence: tuple[Evidence, ...]
+    kind: str
+    split: str
+
+
+def load_handbook(folder: Path | None = None) -> list[Document]:
+    """Every Markdown, PDF and CSV file below the folder, in the order of their paths."""
+    folder = folder or runtime.DATA / "handbook"
+    readers = {".md": _markdown, ".pdf": _pdf, ".csv": _csv}
+    files = sorted(file for file in folder.rglob("*") if file.suffix in readers and not file.name.startswith("."))
+    if not files:
+        raise CourseError(
+            f"{folder} holds no .md, .pdf or .csv file; check the folder's name.",
+            f"{folder} 里没有 .md、.pdf 或 .csv 文件；请检查文件夹的名字。",
+        )
+    return [readers[file.suffix](file, file.relative_to(folder).as_posix()) for file in files]
+
+
+def load_questions(path: Path | None = None) -> list[Question]:
+    """The questions of a JSON Lines file. Without a path, those about the course's handbook."""
+    path = path or runtime.DATA / "handbook_questions.jsonl"
+    questions, seen = [], {}
+    for number, line in _lines(path):
+        item = _question(path, number, line)
+        for what in (item.id, item.question):
+            if what in seen:
+                raise _broken(
+                    path, number, f"{what!r} stands in line {seen[what]} too", f"{what!r} 与第 {seen[what]} 行重复"
+                )
+            seen[what] = number
+        questions.append(item)
+    if not questions:
+        raise _broken(path, 1, "the file is empty", "文件是空的")
+    return questions
+
+
+def _broken(path: Path, line: int, en: str, zh: str) -> CourseError:
+    return CourseError(f"{path}, line {line}: {en}.", f"{path} 第 {line} 行：{zh}。")
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CourseError(f"{path} cannot be read: {error.strerror}.", f"{path} 读不了：{error.strerror}。") from None
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _broken(
+            path, line, "not UTF-8; save the file as UTF-8", "不是 UTF-8 编码；请把文件另存为 UTF-8"
+        ) from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    # Not splitlines(): a line separator inside a JSON string does not end the line.
+    return ((number, line) for number, line in enumerate(_text(path).split("\n"), 1) if line.strip())
+
+
+def _is_date(value: str) -> bool:
+    try:
+        return bool(date.fromisoformat(value))
+    except ValueError:
+        return False
+
+
+# What a page may say about itself before its text; `injection` marks a text that tries to give a model orders.
+FRONT_MATTER = {
+    "title": bool,
+    "language": LANGUAGES.__contains__,
+    "category": CATEGORIES.__contains__,
+    "updated": _is_date,
+    "injection": "true".__eq__,
+}
+
+
+def _markdown(path: Path, file: str) -> Document:
+    head, *lines = _text(path).split("\n")
+    if head != "---" or "---" not in lines:
+        raise _broken(
+            path,
+            1,
+            "the page must begin with its title, language, category and date between two lines of ---",
+            "页面开头须有标题、语言、类别和日期，写在两行 --- 之间",
+        )
+    end = lines.index("---")
+    meta = {}
+    for number, line in enumerate(lines[:end], 2):
+        name, _, meta[name] = line.partition(": ")
+        if name not in FRONT_MATTER or not FRONT_MATTER[name](meta[name]):
+            raise _broken(path, number, f"{line!r} is no entry that a page may have", f"页面开头不能写 {line!r}")
+    missing = FRONT_MATTER.keys() - {"injection"} - meta.keys()
+    if missing:
+        en, zh = ", ".join(sorted(missing)), "、".join(sorted(missing))
+        raise _broken(path, end + 2, f"missing before this line: {en}", f"此行之前缺少 {zh}")
+    meta["updated"] = date.fromisoformat(meta["updated"])
+    meta["injection"] = "injection" in meta
+    text = "\n".join(lines[end + 1 :]).strip()
+    if not text:
+        raise _broken(path, end + 2, "the page has no text", "页面没有正文")
+    return Document(file=file, text=text, **meta)
+
+
+def _csv(path: Path, file: str) -> Document:
+    text = _text(path)
+    width = 0
+    rows = csv.reader(text.split("\n"))
+    for row in rows:
+        width = width or len(row)
+        if row and len(row) != width:
+            raise _broken(
+                path, rows.line_num, f"{len(row)} cells instead of {width}", f"有 {len(row)} 格，应为 {width} 格"
+            )
+    if not width:
+        raise _broken(path, 1, "the file is empty", "文件是空的")
+    return Document(file=file, title=path.stem, text=text.strip())
+
+
+def _pdf(path: Path, file: str) -> Document:
+    # Only this reader needs it.
+    from pypdf import PdfReader
+    from pypdf.errors import PyPdfError
+
+    try:
+        reader = PdfReader(path)
+        text = "\n".join(page.extract_text() for page in reader.pages).strip()
+        title = reader.metadata and reader.metadata.title
+    except PyPdfError as error:
+        raise CourseError(f"{path} is no PDF that can be read: {error}.", f"{path} 不是能读的 PDF：{error}。") from None
+    if not text:
+        raise CourseError(
+            f"{path} holds pictures of pages, no text; run it through text recognition (OCR) first.",
+            f"{path} 只有页面的图像，没有文字；请先做文字识别（OCR）。",
+        )
+    return Document(file=file, title=title or path.stem, text=text)
+
+
+def _question(path: Path, number: int, line: str) -> Question:
+    try:
+        item = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _broken(path, number, f"not JSON ({error.msg})", f"不是 JSON（{error.msg}）") from None
+    names = list(Question.__dataclass_fields__)
+    if not isinstance(item, dict) or set(item) != set(names):
+        raise _broken(path, number, f"the fields must be {', '.join(names)}", f"字段须为 {'、'.join(names)}")
+    evidence = item.pop("evidence")
+    if not isinstance(evidence, list) or not all(_is_record(one, ["file", "passage"]) for one in evidence):
+        raise _broken(
+            path, number, "evidence must be a list of file and passage", "evidence 须是由 file 和 passage 组成的列表"
+        )
+    if not all(isinstance(value, str) for value in item.values()) or not (item["id"] and item["question"].strip()):
+        raise _broken(path, number, "id and question must be text that is not empty", "id 和 question 须是非空的文字")
+    for name, allowed in (("kind", KINDS), ("split", SPLITS)):
+        if item[name] not in allowed:
+            raise _broken(
+                path, number, f"{name} must be one of {', '.join(allowed)}", f"{name} 须为 {'、'.join(allowed)} 之一"
+            )
+    files = {one["file"] for one in evidence}
+    if item["kind"] == "unanswerable":
+        if evidence or item["answer"]:
+            raise _broken(path, number, "an unanswerable question has no answer", "无法回答的问题不能有答案")
+    elif not item["answer"] or len(files) < (2 if item["kind"] == "two_passages" else 1):
+        raise _broken(
+            path, number, "the answer or a passage that holds it is missing", "缺少答案，或缺少含有答案的段落"
+        )
+    return Question(**item, evidence=tuple(Evidence(**one) for one in evidence))
+
+
+def _is_record(value: object, names: list[str]) -> bool:
+    return isinstance(value, dict) and sorted(value) == names and all(isinstance(v, str) and v for v in value.values())
