@@ -167,11 +167,14 @@ def load_conversations(info: DatasetInfo) -> list[Conversation]:
             f"数据集 {info.name!r} 没有本地文件；请先下载，并在条目里写上 file_name。",
         )
     needed = {"alpaca": {"prompt", "response"}, "sharegpt": {"messages"}}.get(info.formatting)
-    if needed is None or info.ranking:
-        what = "ranking (preference pairs)" if needed else f"formatting {info.formatting!r}"
+    # Read as plain conversations these would teach rejected answers, or words about pictures that nobody sees.
+    unread = [f"the column {name!r}" for name in info.columns if name in ("kto_tag", "images", "videos", "audios")]
+    unread += ["ranking (preference pairs)"] if info.ranking else []
+    unread += [] if needed else [f"formatting {info.formatting!r}"]
+    if unread:
         raise CourseError(
-            f"The data set {info.name!r} has {what}; the course reads alpaca and sharegpt without ranking.",
-            f"数据集 {info.name!r} 的 {what} 不受支持；本课程读取不带 ranking 的 alpaca 与 sharegpt。",
+            f"The data set {info.name!r} has {', '.join(unread)}; the course reads text in alpaca and sharegpt format.",
+            f"数据集 {info.name!r} 含有 {'、'.join(unread)}；本课程只读取 alpaca 与 sharegpt 格式的文本。",
         )
     kind, missing = "columns", needed - info.columns.keys()
     if info.formatting == "sharegpt" and not missing:

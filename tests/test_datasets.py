@@ -99,7 +99,7 @@ def says(call, *parts):
         (AD + "\n" + AD[:-1], "line 2: this is not valid JSON", "第 2 行：这不是合法的 JSON"),
         (AD + AD, "line 1: this is not valid JSON (column", "a second value on the same line"),
         (AD + "\n" + "[1, 2]", "line 2: here should be a JSON object with named columns, not a list", "第 2 行"),
-        (AD + '\n{"content": "", "a": ""}', "line 2: the column 'summary' is missing; there are 'content', 'a'", "缺少列"),
+        (AD + '\n{"content": "c", "a": 1}', "the column 'summary' is missing; there are 'content', 'a'", "缺少列"),
         (AD + "\n{}", "there are none", "现有的列：无"),
         (AD + '\n{"content": "a", "summary": 3}', "line 2: 'summary' must be text, not a number", "应当是"),
         (AD + '\n{"content": "a", "summary": null}', "not null", "第 2 行"),
@@ -184,6 +184,7 @@ def test_dataset_info_of_llama_factory(file):
             },
             "hub": {"hf_hub_url": "someone/something", "file_name": "not_read.json"},
             "pairs": {"file_name": "pairs.json", "ranking": True, "columns": {"prompt": "p", "chosen": "c"}},
+            "kto": {"file_name": "kto.json", "columns": {"prompt": "p", "response": "r", "kto_tag": "label"}},
             "text": {"file_name": "wiki.txt", "columns": {"prompt": "text"}},
             "later": {"file_name": "new.json", "formatting": "openai"},
         },
@@ -195,7 +196,7 @@ def test_dataset_info_of_llama_factory(file):
     roles = [("system", "短答"), ("user", "在吗"), ("assistant", "在")]
     file([{"messages": [{"role": role, "content": text} for role, text in roles]}], "roles.json")
     info = load_dataset_info(path)
-    assert list(info) == ["plain", "ads", "talk", "roles", "hub", "pairs", "text", "later"]
+    assert list(info) == ["plain", "ads", "talk", "roles", "hub", "pairs", "kto", "text", "later"]
 
     plain, with_input = load_conversations(info["plain"])
     assert plain == Conversation((Message("user", "你好"), Message("assistant", "欢迎")))
@@ -209,7 +210,8 @@ def test_dataset_info_of_llama_factory(file):
     assert roles == Conversation((Message("user", "在吗"), Message("assistant", "在")), "短答")
 
     says(lambda: load_conversations(info["hub"]), "'hub' has no file here", "没有本地文件")
-    says(lambda: load_conversations(info["pairs"]), "'pairs' has ranking", "不受支持")
+    says(lambda: load_conversations(info["pairs"]), "'pairs' has ranking", "只读取")
+    says(lambda: load_conversations(info["kto"]), "'kto' has the column 'kto_tag'")
     says(lambda: load_conversations(info["text"]), "'text' do not name response", "没有写明 response")
     says(lambda: load_conversations(info["later"]), "formatting 'openai'")
 

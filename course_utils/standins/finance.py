@@ -3,7 +3,8 @@
 A text is a lead and a follow-up of one kind and topic, filled with drawn names and numbers. The three splits share
 no sentence but the frames that half of the texts have (特此公告): what is tested is the kind of writing, not the
 wording. The kinds talk of the same things on purpose (a news item quotes a statement, an analyst speaks of the
-reporting period), so that single words mislead.
+reporting period), so that single words mislead: of the test texts a rule with nine keywords for each kind gets
+65 % right, the nearest centroid of character bigrams and trigrams 86 %.
 """
 
 import json
@@ -330,7 +331,7 @@ PATTERNS: dict[str, list[tuple[list[str], list[str]]]] = {
 }
 
 
-def _part(patterns: list[str], split: str) -> list[str]:
+def part_of(patterns: list[str], split: str) -> list[str]:
     """The patterns of a list that belong to a split."""
     dev, test = len(patterns) - TEST - DEV, len(patterns) - TEST
     mixed = random.Random(SEED).sample(patterns, len(patterns))
@@ -391,10 +392,10 @@ def items() -> list[dict[str, str]]:
     for split, count in COUNTS.items():
         for label in FINANCE_LABELS:
             choices = [
-                (lead, follow, [other for other in _part(follows, split) if other != follow])
+                (lead, follow, [other for other in part_of(follows, split) if other != follow])
                 for leads, follows in PATTERNS[label]
-                for lead in _part(leads, split)
-                for follow in _part(follows, split)
+                for lead in part_of(leads, split)
+                for follow in part_of(follows, split)
             ]
             for lead, follow, others in rng.sample(choices, count):
                 patterns = [lead, follow] + ([rng.choice(others)] if rng.random() < 0.35 else [])
