@@ -241,6 +241,7 @@ def test_a_broken_dataset_info_is_reported(file, content, parts):
     [
         ({"conversations": SHAREGPT["conversations"][1:]}, "must take turns"),
         ({"conversations": SHAREGPT["conversations"][:3]}, "here they are user, function, observation"),
+        ({"conversations": SHAREGPT["conversations"][1:3]}, "here they are function, observation"),
         ({"conversations": []}, "here they are -"),
         (
             {"conversations": [{"from": "robot", "value": "a"}]},

@@ -4,7 +4,7 @@ A text is a lead and a follow-up of one kind and topic, filled with drawn names 
 no sentence but the frames that half of the texts have (特此公告): what is tested is the kind of writing, not the
 wording. The kinds talk of the same things on purpose (a news item quotes a statement, an analyst speaks of the
 reporting period), so that single words mislead: of the test texts a rule with nine keywords for each kind gets
-65 % right, the nearest centroid of character bigrams and trigrams 86 %.
+64 % right, the nearest centroid of character bigrams and trigrams 85 %.
 """
 
 import json
@@ -38,10 +38,10 @@ FRAMES = {
         "{text}本报将持续关注。",
     ],
     "财务报告": [
-        "第三节 管理层讨论与分析。{text}",
-        "（一）主营业务分析：{text}",
-        "合并财务报表附注（续）：{text}",
+        "（续上表）{text}",
+        "其他说明：{text}",
         "{text}（金额单位：人民币）",
+        "{text}详见附注。",
     ],
     "公司公告": ["证券简称：{c}。{text}", "重要内容提示：{text}", "{text}特此公告。", "{text}{c}董事会。"],
     "分析师报告": [
@@ -228,7 +228,7 @@ PATTERNS: dict[str, list[tuple[list[str], list[str]]]] = {
         ),
         (
             [
-                "{c}于{m}月{d}日收到中标通知书，确认公司为{city}{p}采购项目的中标单位，中标金额{rev}亿元。",
+                "{c}于{m}月{d}日收到中标通知书，确认公司为{city}{p}采购项目的中标单位，中标金额{wan}万元。",
                 "公司控股股东将其持有的{n}万股股份办理了质押，占其所持股份的{share}%。",
                 "截至{m}月{d}日，公司通过集中竞价交易方式已回购股份{n}万股，成交总金额{wan}万元。",
                 "公司预计{y}年上半年实现净利润{net}亿元左右，与上年同期相比{chg}。",
@@ -239,21 +239,21 @@ PATTERNS: dict[str, list[tuple[list[str], list[str]]]] = {
                 "公司拟使用自有资金{net}亿元，受让{c2}{share}%的股权。",
                 "公司{city}厂区自{m}月{d}日起因设备检修临时停产，预计停产{n2}天。",
                 "持股5%以上的股东计划自本日起十五个交易日后的三个月内减持不超过{n}万股。",
-                "公司与{c2}签订了{p}长期供货协议，合同期限三年，预计总金额{rev}亿元。",
+                "公司与{c2}签订了{p}长期供货协议，合同期限三年，预计总金额{net}亿元。",
                 "公司及子公司近日收到政府补助合计{wan}万元，补助类型均与收益相关。",
                 "公司自主研发的{p}取得发明专利证书，专利权期限为二十年。",
             ],
             [
-                "该事项在董事会的审批权限之内，无须提交股东大会审议。",
+                "公司将依照上市规则的要求，及时办理有关手续。",
                 "截至目前，公司不存在应披露而未披露的重大信息。",
                 "预计对本年度经营业绩不会产生重大影响，最终以审计结果为准。",
-                "相关主体与公司不存在关联关系。",
+                "公司将依法履行后续程序。",
                 "公司目前生产经营情况正常，内外部环境未发生重大变化。",
                 "公司将按照企业会计准则的规定进行会计处理。",
                 "后续如有重大变化，公司将另行披露。",
                 "最终实施尚存在不确定性，敬请广大投资者注意投资风险。",
                 "上述情况不会导致公司控制权发生变更。",
-                "保荐机构对此出具了无异议的核查意见。",
+                "除上述情况外，其他经营计划均按原定安排推进。",
                 "公司将密切关注进展，并及时履行披露义务。",
                 "有关文件的主要内容以最终签署的文本为准。",
                 "敬请投资者以公司在指定网站披露的内容为准。",
@@ -274,7 +274,7 @@ PATTERNS: dict[str, list[tuple[list[str], list[str]]]] = {
                 "剔除一次性损益，{c}报告期核心利润增速约{pct}%，质量好于表观数字。",
                 "{c}拟收购{c2}，若顺利完成，{p}产能有望翻倍，协同效应值得期待。",
                 "下调{c}至“中性”，核心逻辑在于{p}价格下行压力尚未充分反映在股价之中。",
-                "公告的中标金额再次验证了{c}的渠道能力，有望增厚明年每股收益约{e1}元。",
+                "公告的中标金额再次验证了{c}的渠道能力，有望增厚明年每股收益约{thin}元。",
                 "采用分部估值法，{p}业务给予{pe}倍市盈率，其余业务按净资产计算，合理市值{big}亿元。",
                 "股权激励落地，解锁条件对应未来三年净利润复合增速{pct}%，彰显信心。",
             ],
@@ -304,7 +304,7 @@ PATTERNS: dict[str, list[tuple[list[str], list[str]]]] = {
                 "{c}与{c2}先后提价，{p}行业格局由份额之争转向利润之争。",
                 "对比海外同行，国内{p}企业的估值折价约{share}%，存在修复空间。",
                 "从供给端看，{p}新增产能集中在明年下半年释放，供需缺口将逐步收窄。",
-                "出口数据显示，{m}月{p}出口金额同比{chg}，海外需求的韧性值得重视。",
+                "出口数据显示，{m}月{p}出口金额同比增长{pct}%，海外需求的韧性值得重视。",
                 "中报季渐近，已发布预告的{p}企业中，超过六成净利润增长。",
                 "据测算，{p}渗透率每提升1个百分点，对应市场空间约{rev}亿元。",
                 "复盘过去三轮周期，{p}板块股价通常领先业绩约两个季度见底。",
@@ -375,6 +375,7 @@ def _numbers(rng: random.Random) -> dict[str, str]:
         "roe": f"{rng.uniform(6, 17):.1f}",
         "rate": f"{rng.uniform(2.6, 4.9):.2f}",
         "eps": f"{earnings:.2f}",
+        "thin": f"{rng.uniform(0.03, 0.15):.2f}",
         "e1": f"{earnings:.2f}",
         "e2": f"{earnings * 1.16:.2f}",
         "e3": f"{earnings * 1.33:.2f}",
