@@ -18,6 +18,7 @@ from course_utils.datasets import (
     load_pairs,
 )
 from course_utils.standins import DATA_SETS, adgen, finance, magic_conch, make_data
+from course_utils.standins.__main__ import main
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,16 @@ def test_the_files_are_what_their_generator_writes(name, tmp_path):
     for path in written:
         assert path.read_bytes() == (runtime.DATA / path.relative_to(tmp_path)).read_bytes()
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_command_names_what_it_wrote_or_what_there_is(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(runtime, "DATA", tmp_path, raising=False)
+    monkeypatch.setattr("sys.argv", ["standins", "data", "finance"])
+    assert main() == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "finance_texts.jsonl")
+    monkeypatch.setattr("sys.argv", ["standins", "data", "none"])
+    assert main() == 1
+    assert "There is no data set 'none'; choose from adgen" in capsys.readouterr().err
 
 
 def test_dataset_info_reads_every_file():
