@@ -1,8 +1,8 @@
 """The small GPT that notebooks 05 to 08 build piece by piece, whole.
 
-Each class is a copy of the one that a notebook ends with; `tests/test_gpt.py` proves them equal. The layout is that of
-GPT-2 (Radford et al. 2019): learned positions, a LayerNorm before each sub-layer, one matrix for looking tokens up and for
-scoring them.
+Each class is a copy of the one that a notebook ends with; `tests/test_gpt.py` proves them equal. The layout is that
+of GPT-2 (Radford et al. 2019): learned positions, a LayerNorm before each sub-layer, one matrix for looking tokens
+up and for scoring them.
 """
 
 import math
@@ -26,7 +26,7 @@ class GPTConfig:
 
 
 class MultiHeadAttention(nn.Module):
-    """Causal self-attention in `num_heads` heads of width hidden_size / num_heads (Vaswani et al. 2017, section 3.2)."""
+    """Causal self-attention in `num_heads` heads of width hidden_size / num_heads (Vaswani et al. 2017, 3.2)."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
