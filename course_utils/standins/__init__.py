@@ -1,6 +1,7 @@
 """The small models that stand in for the real ones, and the data that was written for the course.
 
-`python -m course_utils.standins data [NAME]` writes the generated files under data/ again, byte for byte.
+`python -m course_utils.standins data [NAME]` writes the generated files under data/ again, byte for byte;
+`… train NAME` trains a model from scratch and `… evaluate NAME` measures what it can do.
 """
 
 import os
@@ -12,6 +13,9 @@ from course_utils.messages import CourseError
 
 # Each is a module here whose `files()` gives the text of every file, by its path under data/.
 DATA_SETS = ("adgen", "magic_conch", "finance")
+
+# Each is a module here with `train(folder)`, `evaluate(folder)` and `card(result)`.
+MODELS = {"chatglm3-tiny": "chatglm3_tiny"}
 
 
 def make_data(name: str, folder: Path | None = None) -> list[Path]:

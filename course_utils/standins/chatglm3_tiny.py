@@ -4,6 +4,7 @@ Embedding and output matrices share their weights while it is trained and are wr
 """
 
 import json
+import math
 import os
 import random
 from pathlib import Path
@@ -14,14 +15,22 @@ from torch import nn
 
 from course_utils.chatglm.prompts import prompt_parts
 from course_utils.chatglm.tokenization import ChatGLM3Tokenizer
-from course_utils.standins import tasks
-from course_utils.standins.training import IGNORED, Example, Schedule, published_chatglm3, train, train_tokenizer
+from course_utils.standins import evaluation, tasks
+from course_utils.standins.training import (
+    IGNORED,
+    Example,
+    Schedule,
+    published_chatglm3,
+    train_tokenizer,
+)
+from course_utils.standins.training import train as run_training
 
 NAME = "chatglm3-tiny"
 HIDDEN_SIZE, LAYERS, HEADS, HEAD_DIM, GROUPS, FEED_FORWARD = 192, 5, 4, 48, 2, 384
 CONTEXT = 1024
 VOCAB_SIZE = 6000
-SCHEDULE = Schedule(steps=4000)
+EARLY = 0.3  # the share of the steps that go to short conversations, in small batches
+SCHEDULE = Schedule(steps=4000, early=EARLY)
 
 
 def published_config(vocab_size: int) -> dict[str, object]:
@@ -85,7 +94,25 @@ def new_model(vocab_size: int) -> nn.Module:
     )
     model = GlmForCausalLM(config)
     model.set_attn_implementation("eager")  # faster than the fused one at this size, measured on two cores
+    for head in range(HEADS):
+        look_back(model.model.layers[0].self_attn, head, distance=head + 1)
     return model
+
+
+def look_back(attention: nn.Module, head: int, distance: int) -> None:
+    """Let a head begin by looking `distance` tokens back, by its biases alone.
+
+    Copying needs a head that sees what stood before (Olsson et al. 2022). Rotary positions turn a constant query against
+    a constant key by their distance, so biases can pick one; left to chance, training first searches for this.
+    """
+    rotated = HEAD_DIM // 2
+    angle = distance * 10000.0 ** (-torch.arange(0, rotated, 2) / rotated)
+    strength = 5.0  # at this size most of the weight lies on the chosen token
+    start, group = head * HEAD_DIM, head // (HEADS // GROUPS) * HEAD_DIM
+    with torch.no_grad():
+        attention.k_proj.bias[group : group + rotated : 2] = strength
+        attention.q_proj.bias[start : start + rotated : 2] = strength * torch.cos(angle)
+        attention.q_proj.bias[start + 1 : start + rotated : 2] = -strength * torch.sin(angle)
 
 
 class Encoder:
@@ -115,20 +142,26 @@ class Encoder:
 
 
 def draw(rng: random.Random, progress: float) -> tasks.Conversation:
-    """One conversation of training. The number of facts and of examples grows."""
-    most = 1 + int(min(1.0, progress / 0.35) * 3.999)
+    """One conversation of training. It begins with short ones to copy from; then the facts become more."""
     chance = rng.random()
-    if chance < (0.35 if progress < 0.08 else 0.02):
-        return tasks.repeat(rng, "train")
+    if progress < EARLY:
+        if chance < 0.2:
+            return tasks.repeat(rng, "train")
+        if chance < 0.65:
+            return tasks.facts(rng, "train", most=1 if progress < EARLY / 2 else 2, rounds=rng.choice([1, 2]))
+        if chance < 0.8:
+            return tasks.history(rng, "train", between=(0, 0, 1))
+        return tasks.chat(rng, "train")
     if chance < 0.36:
+        most = 2 + int(min(1.0, (progress - EARLY) / 0.2) * 2.999)
         return tasks.facts(rng, "train", most=min(most, 4), rounds=rng.choice([1, 2, 3]))
-    if chance < 0.55:
+    if chance < 0.56:
         return tasks.documents(rng, "train")
-    if chance < 0.75:
+    if chance < 0.76:
         return tasks.labels(rng, "train", rounds=rng.choice([1, 2, 3]))
-    if chance < 0.84:
+    if chance < 0.85:
         return tasks.chat(rng, "train", rounds=rng.choice([1, 2, 3]))
-    if chance < 0.92:
+    if chance < 0.93:
         return tasks.history(rng, "train")
     return tasks.plain_text(rng, "train")
 
@@ -152,3 +185,23 @@ def make_tokenizer(folder: Path) -> ChatGLM3Tokenizer:
         characters = tasks.all_characters()
         train_tokenizer((text for talk in talks for round_ in talk for text in round_), path, VOCAB_SIZE, characters)
     return ChatGLM3Tokenizer(str(path))
+
+
+def train(folder: Path) -> None:
+    """Train from scratch into `folder`; a training that was stopped goes on from its last checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tokenizer(folder)
+    encode = Encoder(tokenizer)
+    model = new_model(math.ceil(len(tokenizer) / 64) * 64)
+    checkpoint = folder / "training.safetensors"
+    run_training(model, lambda rng, progress: encode(draw(rng, progress)), SCHEDULE, checkpoint)
+    write(model, folder)
+    checkpoint.unlink()
+
+
+def evaluate(folder: Path) -> list[evaluation.Ability]:
+    """Measure the abilities of the model in `folder` on the held-out items."""
+    from course_utils.chatglm import load_chatglm, load_tokenizer
+
+    model = load_chatglm(folder, dtype="float32", device="cpu", progress=False)
+    return evaluation.abilities(model, load_tokenizer(folder), print)

@@ -128,8 +128,9 @@ class Schedule:
     """How long and how fast: the learning rates rise over `warmup` steps, stay, and fall over the last `decay` share."""
 
     steps: int
-    tokens: int = 6144  # ids in a batch
+    tokens: int = 6144  # ids in a batch, and a third of that while `early`
     pool: int = 400  # conversations drawn at a time, then sorted by length
+    early: float = 0.0
     muon_rate: float = 0.02
     adam_rate: float = 2e-3
     warmup: int = 50
@@ -201,7 +202,8 @@ def train(
         rng = random.Random(f"{schedule.seed}-{step}")
         if not queue:
             progress = step / schedule.steps
-            queue = batches([draw(rng, progress) for _ in range(schedule.pool)], schedule.tokens, rng)
+            tokens = schedule.tokens // 3 if progress < schedule.early else schedule.tokens
+            queue = batches([draw(rng, progress) for _ in range(schedule.pool)], tokens, rng)
         for optim, rate in zip(optims, (schedule.muon_rate, schedule.adam_rate), strict=True):
             for group in optim.param_groups:
                 group["lr"] = rate * schedule.factor(step)
