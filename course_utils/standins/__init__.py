@@ -12,7 +12,7 @@ from course_utils import runtime
 from course_utils.messages import CourseError
 
 # Each is a module here whose `files()` gives the text of every file, by its path under data/.
-DATA_SETS = ("adgen", "magic_conch", "finance")
+DATA_SETS = ("adgen", "magic_conch", "finance", "stories")
 
 # Each is a module here with `train(folder)`, `evaluate(folder)` and `card(result)`.
 MODELS = {"chatglm3-tiny": "chatglm3_tiny"}
