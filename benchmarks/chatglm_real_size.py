@@ -4,7 +4,9 @@
 
 Writes 12.5 GB of random float16 weights in the published layout to FOLDER (which must not exist), measures in
 processes of their own, prints what it measured and deletes FOLDER again. On a CPU, 14 GB of free memory are
-needed for float16. The floor under the time of a token is the time that reading every weight once takes.
+needed for float16. A GPU is held to 15 GiB, as on a T4, and the host memory that loading took is compared
+with its bound: 3 GiB, which Python, torch and CUDA take up before, and the largest shard. The floor under the time of
+a token is the time that reading every weight once takes.
 """
 
 import argparse
@@ -23,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "tests" / "fixtures" / "chatglm" / "configs" / "chatglm3_6b.json"
 SHARD_BYTES = 1.9e9  # as published: seven files
 GIB = 2**30
+GPU_LIMIT = 15 * GIB
 
 
 def published_shapes(config: dict) -> dict[str, tuple[int, ...]]:
@@ -90,30 +93,48 @@ def measure(folder: Path, device: str, quantize: str | None, tokens: int) -> Non
 
     from course_utils.chatglm import load_chatglm
 
-    print(f"host memory before loading: {peak():.2f} GiB (Python with torch and transformers)")
+    gpu = torch.device(device).type == "cuda"
+    if gpu:  # what CUDA itself takes belongs to the memory before, not to the load
+        torch.cuda.set_per_process_memory_fraction(min(1.0, GPU_LIMIT / torch.cuda.mem_get_info()[1]))
+        print(f"{torch.cuda.get_device_name()}, held to {GPU_LIMIT // GIB} GiB")
+        (torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)).sum().item()
+
+    def wait() -> None:
+        if gpu:  # a GPU computes on while Python looks at the clock
+            torch.cuda.synchronize()
+
+    before = peak()
+    print(f"host memory before loading: {before:.2f} GiB (Python with torch and transformers)")
     begin = time.perf_counter()
     model = load_chatglm(folder, device=device, quantize=quantize)
+    wait()
     print(f"load_chatglm: {time.perf_counter() - begin:.1f} s, peak host memory {peak():.2f} GiB")
     tensors = [*model.parameters(), *model.buffers()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     begin = time.perf_counter()
     for tensor in tensors:  # one number of every page: nothing of the load may have been put off
         tensor.reshape(-1)[::1024].count_nonzero()
+    wait()
+    after = peak()
     print(
-        f"every weight touched once: {time.perf_counter() - begin:.1f} s more, peak host memory "
-        f"{peak():.2f} GiB; "
-        f"weights {size / GIB:.2f} GiB, peak / weights = {peak() * GIB / size:.3f}"
+        f"every weight touched once: {time.perf_counter() - begin:.1f} s more, peak host memory {after:.2f} GiB, "
+        f"{after - before:.2f} GiB of it for loading; weights {size / GIB:.2f} GiB"
     )
-    if device == "cuda":
+    if gpu:
+        bound = 3 + max(file.stat().st_size for file in folder.glob("*.safetensors")) / GIB
+        print(f"bound for the host: {bound:.2f} GiB, {'kept' if after < bound else 'BROKEN'}")
         print(f"peak GPU memory {torch.cuda.max_memory_allocated() / GIB:.2f} GiB")
+    else:
+        print(f"peak / weights = {after * GIB / size:.3f}, bound 1.1")
 
     # The floor: a token needs every weight of the blocks and of the output matrix once.
-    begin = time.perf_counter()
-    for tensor in tensors:
-        tensor.view(-1).view(torch.int64 if tensor.numel() % 8 == 0 else tensor.dtype).max()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    floor = time.perf_counter() - begin
+    floor = 0.0
+    for _ in range(2):  # the first time also fetches the kernels
+        begin = time.perf_counter()
+        for tensor in tensors:
+            tensor.view(-1).view(torch.int64 if tensor.nbytes % 8 == 0 else tensor.dtype).max()
+        wait()
+        floor = time.perf_counter() - begin
 
     class Clock(BaseStreamer):
         times: list[float]
@@ -124,14 +145,16 @@ def measure(folder: Path, device: str, quantize: str | None, tokens: int) -> Non
         def end(self) -> None:
             pass
 
-    ids = torch.randint(10, 60000, (1, 16), device=model.device, generator=None)
+    ids = torch.randint(10, 60000, (1, 16), device=model.device)
     clock = Clock()
     clock.times = []
     model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, streamer=clock)
     steps = [later - earlier for earlier, later in zip(clock.times[1:], clock.times[2:], strict=False)]
     median = sorted(steps)[len(steps) // 2]
-    print(f"one token of generate: {median:.2f} s (median of {len(steps)}); reading all weights once: {floor:.2f} s")
+    print(f"one token of generate: {median:.4f} s (median of {len(steps)}); reading all weights once: {floor:.4f} s")
     print(f"peak host memory at the end: {peak():.2f} GiB")
+    if gpu:
+        print(f"peak GPU memory at the end: {torch.cuda.max_memory_allocated() / GIB:.2f} GiB")
 
 
 def main() -> None:

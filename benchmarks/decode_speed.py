@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from chatglm_real_size import GIB, ROOT, published_shapes
+from chatglm_real_size import GIB, GPU_LIMIT, ROOT, published_shapes
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
@@ -50,7 +50,6 @@ CONFIG = {
 QUESTION = "你好"
 TOKENS = {"cpu": 8, "cuda": 128}
 RUNS = 5
-GPU_LIMIT = 15 * GIB
 WAYS = ("stream_chat", "generate", "bare loop", "floor")
 
 

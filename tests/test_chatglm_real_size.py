@@ -22,6 +22,7 @@ from course_utils.chatglm.published import (
 
 FIXTURES = Path(__file__).parent / "fixtures" / "chatglm"
 PARAMETERS = {"chatglm_6b": 6.173, "chatglm2_6b": 6.244, "chatglm3_6b": 6.244, "glm_4_9b_chat": 9.400}
+PUBLISHED_INDEX = {"chatglm2_6b": (200, 12_487_168_064), "chatglm3_6b": (200, 12_487_168_064)}
 TINY = ["v1_base", "v1_prefixproj", "v3_mqa2", "v3_mha", "v3_mqa2_prefix"]
 
 
@@ -82,6 +83,13 @@ def test_layout_written_here_is_that_of_the_published_files(name):
         names = [key for key in file.keys() if "prefix_encoder" not in key]
         stored = {key: tuple(file.get_slice(key).get_shape()) for key in names}
     assert stored == published_layout(tiny_config(name))
+
+
+@pytest.mark.parametrize("name", PUBLISHED_INDEX)
+def test_layout_is_that_of_the_published_index(name):
+    """Number of tensors and bytes, rotary table included, as the published list of the shards gives them."""
+    layout = published_layout(real_config(name))
+    assert (len(layout), 2 * sum(map(math.prod, layout.values()))) == PUBLISHED_INDEX[name]
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
