@@ -1,5 +1,7 @@
 """How good answers are: BLEU and ROUGE by ChatGLM's published protocol, the share that is right and its uncertainty."""
 
+import logging
+import warnings
 from collections.abc import Sequence
 
 from course_utils.messages import CourseError
@@ -19,11 +21,12 @@ def adgen_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[
 
 
 def _adgen_scores_of_one(prediction: str, reference: str) -> dict[str, float]:
-    import logging
-
-    import jieba
-    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
-    from rouge_chinese import Rouge
+    with warnings.catch_warnings():
+        # How two of them write regular expressions displeases newer Pythons when they are compiled.
+        warnings.simplefilter("ignore", SyntaxWarning)
+        import jieba
+        from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+        from rouge_chinese import Rouge
 
     jieba.setLogLevel(logging.WARNING)
     if not prediction.strip() or not reference.strip():
