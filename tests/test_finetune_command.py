@@ -124,6 +124,12 @@ def test_what_is_wrong_is_said_in_both_languages(recipe, tmp_path, monkeypatch, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_fp16_needs_a_gpu(recipe, tmp_path, capsys):
+    assert main(config(tmp_path, recipe[1] | {"fp16": True, "output_dir": str(tmp_path / "out")})) == 1
+    assert "fp16 training needs a GPU" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("method", "name"), [("ptuning", "ptuning_adgen"), ("lora", "lora_magic_conch")])
 def test_the_examples_can_be_run(method, name, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -93,9 +93,11 @@ def _load_base(
             f"model_name_or_path {name} is neither a folder nor one of {', '.join(CATALOGUE)}.",
             f"model_name_or_path {name} 既不是文件夹，也不是 {'、'.join(CATALOGUE)} 之一。",
         )
-    dtype = choose(probe_gpu()).dtype
-    if device.type == "cuda":
-        dtype = "float16" if settings.fp16 else "bfloat16" if settings.bf16 else dtype
+    if settings.fp16 and device.type == "cpu":
+        raise CourseError(
+            "fp16 training needs a GPU: leave fp16 out, or use bf16.", "fp16 训练需要 GPU：请去掉 fp16，或改用 bf16。"
+        )
+    dtype = "float16" if settings.fp16 else "bfloat16" if settings.bf16 else choose(probe_gpu()).dtype
     if problem := incomplete(folder):
         raise CourseError(
             f"model_name_or_path {folder} holds no whole model: {problem} is missing.",

@@ -7,6 +7,7 @@ import torch
 from tqdm.auto import tqdm
 
 from course_utils.finetune.training import Step
+from course_utils.messages import CourseError
 
 
 def memory_line(device: torch.device) -> str:
@@ -49,8 +50,14 @@ class TensorBoard:
 
             # What a killed run had logged after its last checkpoint is logged again.
             self.writer = SummaryWriter(self.folder, purge_step=step.number)
-        for name in ("loss", "validation", "learning_rate"):
-            curve = getattr(step.history, name)
-            if curve and curve[-1][0] == step.number:
-                self.writer.add_scalar(name, curve[-1][1], step.number)
-                self.writer.flush()
+        try:
+            for name in ("loss", "validation", "learning_rate"):
+                curve = getattr(step.history, name)
+                if curve and curve[-1][0] == step.number:
+                    self.writer.add_scalar(name, curve[-1][1], step.number)
+                    self.writer.flush()
+        except OSError as error:
+            raise CourseError(
+                f"The curves in {self.folder} cannot be written ({error.strerror}): make room on the disk, then go on.",
+                f"无法写出 {self.folder} 中的曲线（{error.strerror}）：请清理磁盘，再继续训练。",
+            ) from None

@@ -43,7 +43,7 @@ class Settings(BaseModel):
     max_grad_norm: float = Field(1.0, gt=0)
     fp16: bool = False
     bf16: bool = False
-    """With neither, the number format that suits the machine: float32 on a CPU."""
+    """How the command loads the model. With neither, as it suits the machine: float32 on a CPU, float16 on a T4."""
     seed: int = Field(42, ge=0)
 
     logging_steps: int = Field(10, gt=0)

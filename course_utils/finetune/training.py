@@ -396,15 +396,9 @@ def _accelerator(model: torch.nn.Module, settings: Settings) -> Iterator[Acceler
     """accelerate for this model, where it lies and in its number format; afterwards the model is as it was."""
     device = next(model.parameters()).device
     dtype = model.get_input_embeddings().weight.dtype
-    if settings.fp16 and device.type == "cpu":
-        raise CourseError(
-            "fp16 training needs a GPU: leave fp16 out, or use bf16.", "fp16 训练需要 GPU：请去掉 fp16，或改用 bf16。"
-        )
-    precision = "no"
-    if settings.bf16 or dtype is torch.bfloat16:
-        precision = "bf16"
-    elif device.type != "cpu" and (settings.fp16 or dtype is torch.float16):
-        precision = "fp16"
+    precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "no")
+    if precision == "fp16" and device.type == "cpu":
+        precision = "no"  # all of it in float16, without a scaler: for trying things out
     # accelerate remembers the precision of the first run in this Python.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
