@@ -21,9 +21,9 @@ HEAVY = {
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(course_utils.__path__, "course_utils.")
-    # Inside chatglm are networks of torch, which the package loads when a name is asked for; serve runs one.
+    # Inside chatglm and finetune are networks of torch, which these load when a name is asked for; serve runs one.
     if not module.name.endswith("__main__")
-    and not module.name.startswith(("course_utils.chatglm.", "course_utils.serve"))
+    and not module.name.startswith(("course_utils.chatglm.", "course_utils.finetune.", "course_utils.serve"))
 )
 
 
