@@ -49,11 +49,11 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
 # ------------------------------------------------------------------------------------------------------ tokenizer
 
 
-def train_tokenizer(texts: Iterator[str], path: Path, vocab_size: int, characters: str) -> None:
+def train_tokenizer(texts: Iterator[str], path: Path, vocab_size: int, characters: str, **options: object) -> None:
     """A sentencepiece BPE model with byte fallback, as ChatGLM3's, whose pieces stay inside words.
 
     Single characters and frequent words only: a name is spelled in the same pieces in a fact, in a question and in the
-    answer, which is what a model that copies needs. Words are found by jieba.
+    answer, which is what a model that copies needs. Words are found by jieba. `options` go to sentencepiece.
     """
     import jieba
 
@@ -84,6 +84,7 @@ def train_tokenizer(texts: Iterator[str], path: Path, vocab_size: int, character
         pretokenization_delimiter=mark,
         num_threads=1,
         minloglevel=2,
+        **options,
     )
     source.unlink()
     part.with_suffix(".vocab").unlink()
@@ -158,7 +159,7 @@ def optimisers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimiz
 
 def answer_loss(model: nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
     """Mean −log p over the labelled tokens; scores are computed at their positions only, the costly part of a step."""
-    hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1]
+    hidden = model.base_model(ids, use_cache=False).last_hidden_state[:, :-1]
     wanted = labels[:, 1:] != IGNORED
     return F.cross_entropy(model.lm_head(hidden[wanted]).float(), labels[:, 1:][wanted])
 
