@@ -30,7 +30,7 @@ HIDDEN_SIZE, LAYERS, HEADS, HEAD_DIM, GROUPS, FEED_FORWARD = 192, 5, 4, 48, 2, 3
 CONTEXT = 1024
 VOCAB_SIZE = 6000
 EARLY = 0.3  # the share of the steps that go to short conversations, in small batches
-SCHEDULE = Schedule(steps=4000, early=EARLY)
+SCHEDULE = Schedule(steps=3400, early=EARLY)
 
 
 def published_config(vocab_size: int) -> dict[str, object]:
@@ -123,7 +123,8 @@ class Encoder:
     def __init__(self, tokenizer: ChatGLM3Tokenizer):
         self.control = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.control_tokens}
         self.text = tokenizer.sentencepiece.encode
-        self.end = tokenizer.eos_token_id
+        # Every answer ends where the next question would begin, the last one as well: one stop token to learn.
+        self.end = self.control["<|user|>"]
 
     def __call__(self, conversation: tasks.Conversation) -> Example:
         """Every answer is to be said, with the newline before it and the token that ends it."""

@@ -612,7 +612,7 @@ def _texts() -> tuple[str, ...]:
 
 def plain_text(rng: random.Random, split: str) -> Conversation:
     """A piece of text to go on with: the question is its beginning."""
-    text = rng.choice(_texts())[:160]
+    text = rng.choice(_texts())[:90]
     cut = rng.randint(2, max(2, min(20, len(text) // 2)))
     return [(f"续写：{text[:cut]}", text[cut:])]
 
