@@ -127,20 +127,18 @@ class Encoder:
         self.end = self.control["<|user|>"]
 
     def __call__(self, conversation: tasks.Conversation) -> Example:
-        """Every answer is to be said, with the newline before it and the token that ends it."""
-        messages = []
+        """Every answer but a given one is to be said, with the newline before it and the token that ends it."""
+        messages, learned = [], []
         for question, answer in conversation:
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        ids, labels, answering = [], [], False
+            learned.append(not isinstance(answer, tasks.Given))
+        ids, labels, saying = [], [], False
         for part in prompt_parts(3, messages, ask=False):
-            if part in self.control:
-                piece = [self.control[part]]
-                labels += piece if answering else [IGNORED]
-                answering = part == "<|assistant|>"
-            else:
-                piece = self.text(part)
-                labels += piece if answering else [IGNORED] * len(piece)
+            piece = [self.control[part]] if part in self.control else self.text(part)
             ids += piece
+            labels += piece if saying else [IGNORED] * len(piece)
+            if part in ("<|assistant|>", "<|user|>"):
+                saying = part == "<|assistant|>" and learned.pop(0)
         return Example([*ids, self.end], [*labels, self.end])
 
 
@@ -155,16 +153,16 @@ def draw(rng: random.Random, progress: float) -> tasks.Conversation:
         if chance < 0.8:
             return tasks.history(rng, "train", between=(0, 0, 1))
         return tasks.chat(rng, "train")
-    if chance < 0.36:
+    if chance < 0.42:
         most = 2 + int(min(1.0, (progress - EARLY) / 0.2) * 2.999)
         return tasks.facts(rng, "train", most=min(most, 4), rounds=rng.choice([1, 2, 3]))
-    if chance < 0.56:
+    if chance < 0.60:
         return tasks.documents(rng, "train")
-    if chance < 0.76:
+    if chance < 0.80:
         return tasks.labels(rng, "train", rounds=rng.choice([1, 2, 3]))
-    if chance < 0.85:
+    if chance < 0.88:
         return tasks.chat(rng, "train", rounds=rng.choice([1, 2, 3]))
-    if chance < 0.93:
+    if chance < 0.97:
         return tasks.history(rng, "train")
     return tasks.plain_text(rng, "train")
 
@@ -206,7 +204,7 @@ def evaluate(folder: Path) -> list[evaluation.Ability]:
     """Measure the abilities of the model in `folder` on the held-out items."""
     from course_utils.chatglm import load_chatglm, load_tokenizer
 
-    model = load_chatglm(folder, dtype="float32", device="cpu", progress=False)
+    model = load_chatglm(folder, dtype="float32", device="cpu")
     return evaluation.abilities(model, load_tokenizer(folder))
 
 

@@ -117,7 +117,7 @@ def evaluate(folder: Path) -> list[evaluation.Ability]:
     """Measure small talk, one fact and a short history on held-out items."""
     from course_utils.chatglm import load_chatglm, load_tokenizer
 
-    model, tokenizer = load_chatglm(folder, dtype="float32", device="cpu", progress=False), load_tokenizer(folder)
+    model, tokenizer = load_chatglm(folder, dtype="float32", device="cpu"), load_tokenizer(folder)
     rng = random.Random(evaluation.SEED)
     items = {
         "chat": evaluation.chat_items(rng),
