@@ -233,6 +233,7 @@ def test_training_lowers_the_loss_and_touches_nothing_else(base, generation, set
     assert [step for step, _ in history.validation] == [0, 2, 4, 6, 8, 10, 12]
     assert history.validation[-1][1] < history.validation[0][1]
     assert all(torch.equal(value, frozen[name]) for name, value in model.named_parameters() if name in frozen)
+    assert not model.training
 
 
 def test_loss_and_gradient_are_means_over_answer_tokens_however_a_step_is_cut(base, monkeypatch):

@@ -18,6 +18,7 @@ _HOME = {
     "LoRASettings": "settings",
     "read_settings": "settings",
     "load_items": "examples",
+    "hold_out": "examples",
     "encode_examples": "examples",
     "prompt_ids": "examples",
     "generate_answers": "examples",

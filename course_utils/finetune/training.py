@@ -83,7 +83,7 @@ def train(
     A step takes per_device_train_batch_size · gradient_accumulation_steps examples on each process, from an endless
     row of shuffled passes over the data, and its loss is the mean over all answer tokens in them. With
     `settings.output_dir`, checkpoints are written there, and with `resume` the run goes on from the last one as if
-    it had never stopped. The model ends with the last weights, after early stopping with the best.
+    it had never stopped. The model ends with the last weights, after early stopping with the best, and in eval mode.
     """
     if not examples:
         raise no_examples()
@@ -393,7 +393,7 @@ def _shuffled(examples: int, seed: int, epoch: int) -> list[int]:
 
 @contextmanager
 def _accelerator(model: torch.nn.Module, settings: Settings) -> Iterator[Accelerator]:
-    """accelerate for this model, where it lies and in its number format; afterwards the model is as it was."""
+    """accelerate for this model, where it lies and in its number format; what it wraps around the model goes again."""
     device = next(model.parameters()).device
     dtype = model.get_input_embeddings().weight.dtype
     precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "no")
@@ -409,7 +409,7 @@ def _accelerator(model: torch.nn.Module, settings: Settings) -> Iterator[Acceler
     try:
         yield accelerator
     finally:
-        accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
         accelerator.free_memory()
 
 
