@@ -109,7 +109,9 @@ def test_no_held_out_item_is_drawn_in_training():
     dev = [question for question in tasks.load_questions_of("dev") if question.evidence]
     for question in dev:
         shared = eight_grams(question.question) & texts
-        assert len(shared) <= 0.5 * len(eight_grams(question.question)) or len(question.question) < 12, question.question
+        assert len(shared) <= 0.5 * len(eight_grams(question.question)) or len(question.question) < 12, (
+            question.question
+        )
 
 
 def test_held_out_names_and_wordings_never_occur_in_training():
