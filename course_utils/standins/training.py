@@ -1,0 +1,285 @@
+"""How the stand-ins are trained: tokenizer, batches, optimiser, checkpoints and the published layout of the files."""
+
+import json
+import math
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import sentencepiece
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from course_utils.messages import CourseError
+
+IGNORED = -100
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], notes: dict[str, object]) -> None:
+    """Write tensors and notes into one safetensors file, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part, metadata={"notes": json.dumps(notes)})
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        # safetensors reports a full disk as an error of its own, not as OSError.
+        part.unlink(missing_ok=True)
+        raise CourseError(
+            f"The checkpoint {path.name} could not be written ({error}); the last one is untouched. "
+            "Free some disk space and start the same command again: it goes on from there.",
+            f"检查点 {path.name} 写不进去（{error}）；上一个检查点完好无损。请腾出磁盘空间，再运行同一条命令，训练会接着进行。",
+        ) from error
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors and the notes of `save_checkpoint`."""
+    with safe_open(path, "pt") as file:
+        notes = json.loads(file.metadata()["notes"])
+        return {name: file.get_tensor(name) for name in file.keys()}, notes
+
+
+# ------------------------------------------------------------------------------------------------------ tokenizer
+
+
+def train_tokenizer(texts: Iterator[str], path: Path, vocab_size: int, characters: str) -> None:
+    """A sentencepiece BPE model with byte fallback, as ChatGLM3's, whose pieces stay inside words.
+
+    Single characters and frequent words only: a name is spelled in the same pieces in a fact, in a question and in the
+    answer, which is what a model that copies needs. Words are found by jieba.
+    """
+    import jieba
+
+    jieba.setLogLevel(60)
+    mark = "\x1f"
+    source = path.with_name("tokenizer.txt")
+    source.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("w", encoding="utf-8") as file:
+        for text in texts:
+            for line in text.splitlines():
+                # A space goes with the Latin word behind it and stays apart from a Chinese one, so that an answer
+                # (sentencepiece puts a space in front of every text) begins with the same pieces as inside a text.
+                words = re.sub(rf" {mark}(?=[A-Za-z])", " ", mark.join(jieba.cut(line)))
+                file.write((words if words[:1].isascii() else mark + words) + "\n")
+    part = path.with_name("tokenizer-part")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(source),
+        model_prefix=str(part),
+        model_type="bpe",
+        vocab_size=vocab_size,
+        byte_fallback=True,
+        character_coverage=1.0,
+        required_chars="".join(sorted(set(characters))),
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        split_digits=True,
+        max_sentencepiece_length=8,
+        pretokenization_delimiter=mark,
+        num_threads=1,
+        minloglevel=2,
+    )
+    source.unlink()
+    part.with_suffix(".vocab").unlink()
+    os.replace(part.with_suffix(".model"), path)
+
+
+# -------------------------------------------------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation as ids; `labels` repeats the ids that the model must say, and is IGNORED elsewhere."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def pad(examples: list[Example]) -> tuple[Tensor, Tensor]:
+    """Ids and labels of a batch, (batch, n) each, filled up on the right with 0 and IGNORED."""
+    n = max(len(example.input_ids) for example in examples)
+    ids = torch.tensor([example.input_ids + [0] * (n - len(example.input_ids)) for example in examples])
+    labels = torch.tensor([example.labels + [IGNORED] * (n - len(example.labels)) for example in examples])
+    return ids, labels
+
+
+def batches(examples: list[Example], tokens: int, rng: random.Random) -> list[list[Example]]:
+    """Batches of about equal length inside and of at most `tokens` ids, in random order."""
+    found: list[list[Example]] = [[]]
+    for example in sorted(examples, key=lambda example: len(example.input_ids)):
+        if found[-1] and (len(found[-1]) + 1) * len(example.input_ids) > tokens:
+            found.append([])
+        found[-1].append(example)
+    rng.shuffle(found)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: the learning rates rise over `warmup` steps, stay, and fall over the last `decay` share."""
+
+    steps: int
+    tokens: int = 6144  # ids in a batch
+    pool: int = 400  # conversations drawn at a time, then sorted by length
+    muon_rate: float = 0.02
+    adam_rate: float = 2e-3
+    warmup: int = 50
+    decay: float = 0.35
+    seed: int = 20240604
+    checkpoint_every: int = 100
+
+    def factor(self, step: int) -> float:
+        """The share of the learning rate at a step."""
+        rise = min(1.0, (step + 1) / self.warmup)
+        fall = (self.steps - step) / max(1, self.decay * self.steps)
+        return min(rise, max(0.0, fall), 1.0)
+
+
+def optimisers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers (Jordan et al. 2024), AdamW for embeddings, norms and biases."""
+    inner = [p for name, p in model.named_parameters() if p.dim() == 2 and ".layers." in name]
+    chosen = {id(p) for p in inner}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(inner, lr=schedule.muon_rate, momentum=0.95, weight_decay=0.0, adjust_lr_fn="original"),
+        torch.optim.AdamW(rest, lr=schedule.adam_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+
+
+def answer_loss(model: nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
+    """Mean −log p over the labelled tokens; scores are computed at their positions only, the costly part of a step."""
+    hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1]
+    wanted = labels[:, 1:] != IGNORED
+    return F.cross_entropy(model.lm_head(hidden[wanted]).float(), labels[:, 1:][wanted])
+
+
+def train(
+    model: nn.Module,
+    draw: Callable[[random.Random, float], Example],
+    schedule: Schedule,
+    checkpoint: Path,
+    report: Callable[[int], None] | None = None,
+) -> None:
+    """Train in place; with a checkpoint from before, go on where it stands.
+
+    `draw(rng, progress)` makes an example; progress runs from 0 to 1, so that examples can grow harder. The examples
+    of a step depend on the seed and the step alone: a run that was killed sees the same ones again.
+    """
+    optims = optimisers(model, schedule)
+    step, spent = 0, 0.0
+    if checkpoint.exists():
+        tensors, notes = load_checkpoint(checkpoint)
+        if notes["steps"] != schedule.steps or notes["seed"] != schedule.seed:
+            raise CourseError(
+                f"{checkpoint} belongs to a training of {notes['steps']} steps; delete it to begin anew.",
+                f"{checkpoint} 属于一次共 {notes['steps']} 步的训练；要重新开始，请先删除它。",
+            )
+        model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
+        for i, optim in enumerate(optims):
+            state = optim.state_dict()
+            for name, tensor in tensors.items():
+                if name.startswith(f"optim.{i}."):
+                    _, _, index, key = name.split(".")
+                    state["state"].setdefault(int(index), {})[key] = tensor
+            optim.load_state_dict(state)
+        step, spent = notes["step"], notes["spent"]
+        print(f"Going on from step {step} of {schedule.steps}.")
+    bf16 = not torch.cuda.is_available() and torch.backends.mkldnn.is_available() and _computes_bf16()
+    device = next(model.parameters()).device
+    model.train()
+    started, queue, losses = time.perf_counter() - spent, [], []
+    while step < schedule.steps:
+        rng = random.Random(f"{schedule.seed}-{step}")
+        if not queue:
+            progress = step / schedule.steps
+            queue = batches([draw(rng, progress) for _ in range(schedule.pool)], schedule.tokens, rng)
+        for optim, rate in zip(optims, (schedule.muon_rate, schedule.adam_rate), strict=True):
+            for group in optim.param_groups:
+                group["lr"] = rate * schedule.factor(step)
+        ids, labels = (tensor.to(device) for tensor in pad(queue.pop()))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = answer_loss(model, ids, labels)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if not math.isfinite(loss.item()):
+            raise CourseError(
+                f"The loss became {loss.item()} at step {step}; the last checkpoint is untouched. Lower the learning rate.",
+                f"第 {step} 步的损失变成了 {loss.item()}；上一个检查点完好无损。请把学习率调小。",
+            )
+        for optim in optims:
+            optim.step()
+            optim.zero_grad()
+        losses.append(loss.item())
+        step += 1
+        if step % 20 == 0:
+            spent = time.perf_counter() - started
+            print(
+                f"step {step}/{schedule.steps}  loss {sum(losses) / len(losses):.3f}  {spent / 60:.1f} min, "
+                f"{spent / step * (schedule.steps - step) / 60:.0f} min left",
+                flush=True,
+            )
+            losses = []
+        # Only where the queue is empty does a resumed run draw the same examples as one that was never stopped.
+        due = step - step % schedule.checkpoint_every > _last_saved(checkpoint)
+        if (due and not queue) or step == schedule.steps:
+            tensors = {f"model.{name}": tensor for name, tensor in _untied(model).items()}
+            for i, optim in enumerate(optims):
+                for index, state in optim.state_dict()["state"].items():
+                    tensors |= {f"optim.{i}.{index}.{key}": value for key, value in state.items()}
+            notes = {"step": step, "spent": spent, "steps": schedule.steps, "seed": schedule.seed}
+            save_checkpoint(checkpoint, tensors, notes)
+        if report is not None:
+            report(step)
+    model.eval()
+
+
+def _last_saved(checkpoint: Path) -> int:
+    if not checkpoint.exists():
+        return 0
+    with safe_open(checkpoint, "pt") as file:
+        return json.loads(file.metadata()["notes"])["step"]
+
+
+def _computes_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices itself; elsewhere bf16 is emulated and slower than float32."""
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and "avx512_bf16" in flags.read_text()
+
+
+def _untied(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters, a shared one once."""
+    return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+
+
+# ------------------------------------------------------------------------------------------ the published layout
+
+
+def published_chatglm3(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a native `GlmForCausalLM` under the names and in the shapes that ChatGLM3 was published in, fp16."""
+    state = model.state_dict()
+    tensors = {
+        "transformer.embedding.word_embeddings.weight": state["model.embed_tokens.weight"],
+        "transformer.output_layer.weight": state["lm_head.weight"],
+        "transformer.encoder.final_layernorm.weight": state["model.norm.weight"],
+    }
+    for i in range(model.config.num_hidden_layers):
+        ours, theirs = f"model.layers.{i}.", f"transformer.encoder.layers.{i}."
+        for kind in ("weight", "bias"):
+            if ours + f"self_attn.q_proj.{kind}" in state:
+                parts = [state[ours + f"self_attn.{part}_proj.{kind}"] for part in "qkv"]
+                tensors[theirs + f"self_attention.query_key_value.{kind}"] = torch.cat(parts)
+        tensors[theirs + "self_attention.dense.weight"] = state[ours + "self_attn.o_proj.weight"]
+        tensors[theirs + "mlp.dense_h_to_4h.weight"] = state[ours + "mlp.gate_up_proj.weight"]
+        tensors[theirs + "mlp.dense_4h_to_h.weight"] = state[ours + "mlp.down_proj.weight"]
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            tensors[theirs + norm + ".weight"] = state[ours + norm + ".weight"]
+    return {name: tensor.detach().half().clone().contiguous() for name, tensor in tensors.items()}
