@@ -34,7 +34,7 @@ def results():
 def test_the_floors_hold(results):
     model, keywords = results[text2vec.NAME], results["BM25"]
     assert model["all"].total == sum(bool(question.evidence) for question in DEV)
-    assert model["all"].share >= 0.88
+    assert model["all"].share >= 0.9
     assert model["paraphrase"].share > keywords["paraphrase"].share
 
 
