@@ -1,5 +1,6 @@
 """Figures: one style for all of them, with Chinese glyphs that are really drawn."""
 
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -723,3 +724,96 @@ def _box(x: float, y: float, width: float, height: float, colour: str, **style: 
     from matplotlib.patches import Rectangle
 
     return Rectangle((x, y), width, height, facecolor=colour, **style)
+
+
+def token_boxes(rows: Mapping[str, Sequence[bytes]]) -> "Figure":
+    """Texts cut into tokens, one box each. A token that is only a part of a character is shown by its bytes, `E7 8C`.
+
+    Args:
+        rows: name → the tokens of a text, as UTF-8 bytes.
+    """
+    lines_of = {name: _wrapped(tokens, most=64) for name, tokens in rows.items()}
+    height = sum(0.34 * len(lines) + 0.36 for lines in lines_of.values())
+    figure, [ax] = new_figure(width=9.0, height=height)
+    ax.set(xlim=(0, 9), ylim=(-height, 0))
+    ax.axis("off")
+    y = 0.0
+    for name, tokens in rows.items():
+        characters = len(b"".join(tokens).decode("utf-8", errors="replace"))
+        a_character = f", {len(tokens) / characters:.2f} per character" if characters else ""
+        ax.text(0, y - 0.16, name, weight="bold", va="center", fontsize=9.5)
+        ax.text(9, y - 0.16, f"{len(tokens)} tokens{a_character}", ha="right", va="center", fontsize=9.5)
+        y -= 0.3
+        for line in lines_of[name]:
+            x = 0.0
+            for number, text, units, whole in line:
+                width = units * 9 / 65
+                box = _box(x + 0.01, y - 0.29, width - 0.02, 0.26, COLOURS[number % 5], alpha=0.3, edgecolor="none")
+                ax.add_patch(box)
+                size = 9 if whole else 7.5
+                ax.text(x + width / 2, y - 0.165, text, ha="center", va="center", fontsize=size, parse_math=False)
+                x += width
+            y -= 0.34
+        y -= 0.06
+    return figure
+
+
+def _wrapped(tokens: Sequence[bytes], most: float) -> list[list[tuple[int, str, float, bool]]]:
+    """Lines of (number of the token, what is shown, its width, whether it is whole characters), at most `most` wide."""
+    import unicodedata
+
+    lines, used = [[]], 0.0
+    for number, token in enumerate(tokens):
+        try:
+            shown, whole = "".join(_visible(character) for character in token.decode("utf-8")), True
+            units = 0.7 + sum(1.6 if unicodedata.east_asian_width(c) in "WF" else 0.85 for c in shown)
+        except UnicodeDecodeError:
+            shown, whole = token.hex(" ").upper(), False
+            units = 0.5 + 0.65 * len(shown)
+        if used + units > most and lines[-1]:
+            lines.append([])
+            used = 0.0
+        lines[-1].append((number, shown, units, whole))
+        used += units
+    return lines
+
+
+def _visible(character: str) -> str:
+    """The character itself, a sign for a space, or its number where the course's fonts cannot draw it."""
+    if character.isspace():
+        return "␣" if character == " " else "⏎"
+    return character if any(font.get_char_index(ord(character)) for font in _fonts()) else f"U+{ord(character):X}"
+
+
+@functools.cache
+def _fonts() -> list:
+    from matplotlib.font_manager import findfont
+    from matplotlib.ft2font import FT2Font
+
+    _add_chinese_font()
+    return [FT2Font(findfont(name)) for name in ("DejaVu Sans", CHINESE_FONT)]
+
+
+# The same way of telling a position has the same colour in every figure.
+OF_POSITION = dict(zip(["learned", "sinusoidal", "relative", "rotary"], COLOURS, strict=False))
+
+
+def similarities(panels: Mapping[str, "Tensor"], groups: Mapping[str, Sequence[str]]) -> "Figure":
+    """How alike each two words are, from −1 (blue) to 1 (red): one square for each panel, ordered by groups.
+
+    Args:
+        panels: title → similarities of all words of all groups, in their order, shape [words, words].
+        groups: what the words have in common → the words.
+    """
+    words = [word for members in groups.values() for word in members]
+    figure, axes = new_figure(len(panels), width=2.0 + 3.1 * len(panels), height=4.4)
+    for ax, (title, matrix) in zip(axes, panels.items(), strict=True):
+        image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+        ax.set(title=title, xticks=[], yticks=[])
+        ax.grid(False)
+        for end in list(itertools.accumulate(len(members) for members in groups.values()))[:-1]:
+            ax.axhline(end - 0.5, color="black", linewidth=0.8)
+            ax.axvline(end - 0.5, color="black", linewidth=0.8)
+    axes[0].set_yticks(range(len(words)), words, fontsize=8)
+    figure.colorbar(image, ax=axes, shrink=0.6, label="cosine similarity")
+    return figure
