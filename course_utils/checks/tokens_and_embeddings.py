@@ -181,8 +181,8 @@ def _(ids, pair, new_id):
 
 @merge.misconception(
     "each half replaced",
-    "every 1 and every 2 becomes the new id, wherever it stands: only the two side by side are a pair.",
-    "不论在哪里，每个 1 和每个 2 都换成了新 id：只有两个挨在一起才是一对。",
+    "both ids of the pair become the new id wherever they stand: only side by side are they a pair.",
+    "这一对的两个 id 不论在哪里都换成了新 id：只有挨在一起才算一对。",
 )
 def _(ids, pair, new_id):
     return [new_id if id in pair else id for id in ids]
@@ -190,7 +190,7 @@ def _(ids, pair, new_id):
 
 @merge.misconception(
     "from the right",
-    "4 4 4 is merged from the right: go from left to right, as every implementation does, or decoders disagree.",
+    "4 4 4 is merged from the right: go from left to right, or two programs cut the same text differently.",
     "4 4 4 是从右边开始合并的：请从左到右，各家实现都是如此，否则切出的词元会不一样。",
 )
 def _(ids, pair, new_id):
