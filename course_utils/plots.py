@@ -808,7 +808,7 @@ def similarities(panels: Mapping[str, "Tensor"], groups: Mapping[str, Sequence[s
     words = [word for members in groups.values() for word in members]
     figure, axes = new_figure(len(panels), width=2.0 + 3.1 * len(panels), height=4.4)
     for ax, (title, matrix) in zip(axes, panels.items(), strict=True):
-        image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+        image = ax.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
         ax.set(title=title, xticks=[], yticks=[])
         ax.grid(False)
         for end in list(itertools.accumulate(len(members) for members in groups.values()))[:-1]:
