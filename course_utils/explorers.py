@@ -344,3 +344,36 @@ def initialisation(
         "depth": ipywidgets.IntSlider(value=depth, min=1, max=100, description="depth", **shared),
     }
     return Explorer("a signal and a gradient through a network's layers", draw, controls)
+
+
+LONGEST_TEXT = 80  # characters that the explorer of notebook 05 cuts
+
+
+def tokens(cut: Callable[[str, int], dict[str, list[bytes]]], most_merges: int, *, text: str, merges: int) -> Explorer:
+    """Explorer of notebook 05: a text and a number of merges → the text cut in several ways, with counts.
+
+    Args:
+        cut: takes the text and how many merges BPE may use; returns name → tokens, as UTF-8 bytes.
+        most_merges: how many merges there are.
+        text, merges: what is shown first.
+    """
+    import ipywidgets
+
+    from course_utils import plots
+
+    between("merges", merges, 0, most_merges)
+
+    def draw(text, merges):
+        figure = plots.token_boxes(cut(text[:LONGEST_TEXT], merges))
+        if len(text) > LONGEST_TEXT:
+            figure.suptitle(f"only the first {LONGEST_TEXT} characters are shown", fontsize=9)
+        return figure
+
+    controls = {
+        # Redrawn when Enter is pressed or the box is left, not at each key.
+        "text": ipywidgets.Text(value=text, description="text", continuous_update=False, layout={"width": "30em"}),
+        "merges": ipywidgets.IntSlider(
+            value=merges, max=most_merges, step=10, description="merges", continuous_update=False
+        ),
+    }
+    return Explorer("a text cut into tokens", draw, controls)
