@@ -344,3 +344,60 @@ def initialisation(
         "depth": ipywidgets.IntSlider(value=depth, min=1, max=100, description="depth", **shared),
     }
     return Explorer("a signal and a gradient through a network's layers", draw, controls)
+
+
+def memory(
+    needed: Callable[..., dict[str, float]],
+    models: dict[str, object],
+    dtypes: list[str],
+    optimisers: list[str],
+    *,
+    model: str = "",
+    dtype: str = "",
+    context: int = 2048,
+    batch: int = 1,
+) -> Explorer:
+    """Explorer of notebook 07: model, dtype, context, batch, optimiser → GiB by part, and whether a T4 holds it.
+
+    Args:
+        needed: takes (model, dtype, context, batch, optimiser) and returns bytes by part; nothing where that cannot
+            be done.
+        models: name → what `needed` takes as model.
+        dtypes, optimisers: the choices; the first optimiser is shown first.
+        model, dtype, context, batch: what is shown first.
+    """
+    import ipywidgets
+
+    from course_utils import plots
+    from course_utils.runtime import GIB
+
+    model, dtype = model or next(iter(models)), dtype or dtypes[0]
+    one_of("model", model, models)
+    one_of("dtype", dtype, dtypes)
+    between("context", context, 128, 32768)
+    between("batch", batch, 1, 64)
+    card = 16e9 / GIB
+
+    def draw(model, dtype, context, batch, optimiser):
+        parts = {name: size / GIB for name, size in needed(models[model], dtype, context, batch, optimiser).items()}
+        total = sum(parts.values())
+        figure = plots.stacked_bars({model: parts}, "GiB", {"T4 (16 GB)": card})
+        if parts:
+            verdict = "fits a T4" if total < card else "does not fit a T4"
+            text = f"{dtype}, context {context}, batch {batch}, {optimiser}: {total:.1f} GiB, {verdict}"
+        else:
+            text = f"{dtype} weights are too coarse for small steps: train in fp16 or fp32"
+        figure.suptitle(text, fontsize=10)
+        return figure
+
+    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
+    choose = ipywidgets.Dropdown
+    lengths = [128 * 2**power for power in range(9)]
+    controls = {
+        "model": choose(options=list(models), value=model, description="model"),
+        "dtype": choose(options=dtypes, value=dtype, description="dtype"),
+        "context": ipywidgets.SelectionSlider(options=lengths, value=context, description="context", **shared),
+        "batch": ipywidgets.IntSlider(value=batch, min=1, max=64, description="batch", **shared),
+        "optimiser": choose(options=optimisers, description="optimiser"),
+    }
+    return Explorer("memory for running and training a model", draw, controls)

@@ -723,3 +723,67 @@ def _box(x: float, y: float, width: float, height: float, colour: str, **style: 
     from matplotlib.patches import Rectangle
 
     return Rectangle((x, y), width, height, facecolor=colour, **style)
+
+
+# The same part of a model, or of the memory that it takes, has the same colour in every figure.
+OF_PART = {
+    "embeddings": OF_TENSOR["token"],
+    "attention": OF_TENSOR["value"],
+    "feed-forward": OF_TENSOR["feed-forward"],
+    "norms": "black",
+    **dict(zip(["weights", "gradients", "KV cache", "optimiser", "activations"], COLOURS, strict=False)),
+}
+
+
+def stacked_bars(
+    rows: Mapping[str, Mapping[str, float]], xlabel: str, limits: Mapping[str, float] | None = None
+) -> "Figure":
+    """One horizontal bar per row, made of parts laid end to end; `limits` are named, dashed lines across all rows.
+
+    Args:
+        rows: name → part → size. Each part has one colour; the total stands behind the bar.
+        xlabel: what is measured.
+        limits: name → where the line stands.
+    """
+    limits = limits or {}
+    figure, [ax] = new_figure(width=8.5, height=1.3 + 0.45 * len(rows))
+    for place, parts in enumerate(rows.values()):
+        start = 0.0
+        for part, size in parts.items():
+            ax.barh(place, size, left=start, height=0.6, color=OF_PART.get(part), label=part)
+            start += size
+        ax.text(start, place, f"  {start:.4g}", va="center", fontsize=9)
+    longest = max([sum(parts.values()) for parts in rows.values()] + list(limits.values()))
+    ax.set(yticks=range(len(rows)), yticklabels=list(rows), xlabel=xlabel, xlim=(0, 1.1 * longest))
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    for name, where in limits.items():
+        ax.axvline(where, color="0.3", linestyle="--", linewidth=1.2)
+        ax.text(where, -0.55, f" {name}", ha="center", va="bottom", fontsize=9, color="0.3")
+    handles, names = ax.get_legend_handles_labels()
+    if by_name := dict(zip(names, handles, strict=True)):
+        figure.legend(by_name.values(), by_name, loc="outside right upper", fontsize=9)
+    return figure
+
+
+def who_hears_whom(panels: Mapping[str, "Tensor"], tokens: Sequence[str]) -> "Figure":
+    """One square per panel: row i has a coloured field in column j where the vector of token i depends on token j.
+
+    Args:
+        panels: name → shape [n, n], true or false.
+        tokens: the n tokens.
+    """
+    from matplotlib.colors import ListedColormap
+
+    figure, axes = new_figure(len(panels), width=2.9 * len(panels), height=3.2)
+    places = range(len(tokens))
+    for ax, (name, heard) in zip(axes, panels.items(), strict=True):
+        ax.imshow(heard, cmap=ListedColormap(["white", OF_TENSOR["weights"]]), vmin=0, vmax=1)
+        ax.set(title=name, xticks=places, xticklabels=tokens, yticks=places, yticklabels=tokens, xlabel="… this one")
+        ax.set_xticks([place - 0.5 for place in places], minor=True)
+        ax.set_yticks([place - 0.5 for place in places], minor=True)
+        ax.grid(False)
+        ax.grid(which="minor", color="0.85", linewidth=0.8)
+        ax.tick_params(which="both", length=0)
+    axes[0].set_ylabel("this one hears …")
+    return figure
