@@ -237,7 +237,7 @@ block = Exercise("block", _block, _wire, lambda x, *parts: x)
 
 @block.misconception(
     "post-norm",
-    "this is post-norm, as in the first transformer: here the norm stands before each part, and the sum stays as it is.",
+    "this is post-norm, as in the first transformer: here the norm stands before each part, and the sum stays as is.",
     "这是最早的 Transformer 所用的 post-norm：这里归一化放在每个部件之前，相加的结果保持原样。",
 )
 def _(x, attention, feed_forward, attention_norm, feed_forward_norm):
@@ -511,7 +511,7 @@ gpt_parameters = Exercise(
 
 @gpt_parameters.misconception(
     "biases forgotten",
-    "the biases of the linear layers are missing: each has as many as it has outputs, 4h in attention and 4h + h behind.",
+    "the biases of the linear layers are missing: each has as many as it has outputs, 4h in attention, 4h + h behind.",
     "缺少线性层的偏置：每层的偏置数等于它的输出数，注意力有 4h 个，前馈网络有 4h + h 个。",
 )
 def _(vocab_size, context_length, hidden_size, num_layers):
