@@ -504,6 +504,7 @@ def lines_in_panels(
             for name, values in lines.items():
                 ax.plot([float(value) for value in values], label=name, color=OF_SCHEME.get(name), linewidth=1.7)
             ax.set(ylim=ylim, yscale="log" if log else "linear", title="" if index else title)
+            ax.locator_params(axis="x", integer=True)
     for ax in axes[-1]:
         ax.set_xlabel(xlabel)
     handles, names = axes[0, 0].get_legend_handles_labels()
@@ -778,7 +779,7 @@ def who_hears_whom(panels: Mapping[str, "Tensor"], tokens: Sequence[str]) -> "Fi
     figure, axes = new_figure(len(panels), width=2.9 * len(panels), height=3.2)
     places = range(len(tokens))
     for ax, (name, heard) in zip(axes, panels.items(), strict=True):
-        ax.imshow(heard, cmap=ListedColormap(["white", OF_TENSOR["weights"]]), vmin=0, vmax=1)
+        ax.imshow(heard.numpy(), cmap=ListedColormap(["white", OF_TENSOR["weights"]]), vmin=0, vmax=1)
         ax.set(title=name, xticks=places, xticklabels=tokens, yticks=places, yticklabels=tokens, xlabel="… this one")
         ax.set_xticks([place - 0.5 for place in places], minor=True)
         ax.set_yticks([place - 0.5 for place in places], minor=True)
