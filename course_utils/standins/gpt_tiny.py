@@ -6,10 +6,10 @@ It takes one or two minutes on one core. The weights differ in their last digits
 import torch
 
 from course_utils import runtime
-from course_utils.gpt import GPT, GPTConfig, Tokenizer, save_gpt, surprise, train
+from course_utils.gpt import GPT, GPTConfig, Tokenizer, save_gpt, start_small, surprise, train
 
 FOLDER = "models/gpt-tiny"
-STEPS = 4000
+STEPS = 2400
 
 
 def stories() -> tuple[list[str], list[str]]:
@@ -29,11 +29,12 @@ def main() -> None:
     to_train, held_out = stories()
     tokenizer = Tokenizer.of(to_train)
     model = GPT(GPTConfig(len(tokenizer.vocabulary), context_length=64, hidden_size=96, num_layers=3))
+    start_small(model)
+    held_out_ids = ids_of(tokenizer, held_out)
     for step, loss in enumerate(train(model, ids_of(tokenizer, to_train), STEPS), 1):
-        if step % (STEPS // 20) == 0:
-            print(f"step {step} of {STEPS}: loss {loss:.2f}", flush=True)
-    perplexity = surprise(model, ids_of(tokenizer, held_out)).mean().exp().item()
-    print(f"perplexity on the held-out stories: {perplexity:.2f}")
+        if step % 200 == 0:
+            perplexity = surprise(model, held_out_ids).mean().exp().item()
+            print(f"step {step} of {STEPS}: loss {loss:.2f}, held-out perplexity {perplexity:.2f}", flush=True)
     save_gpt(runtime.DATA / FOLDER, model, tokenizer)
 
 
