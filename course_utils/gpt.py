@@ -202,11 +202,11 @@ def train(
 ) -> Iterator[float]:
     """Train `model` (ids → logits) on one long text and yield the loss before each step.
 
-    The learning rate rises during the first tenth of the steps and then falls along a cosine.
+    The learning rate rises during the first twentieth of the steps and then falls along a cosine.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps, pct_start=0.1, cycle_momentum=False
+        optimizer, learning_rate, total_steps=steps, pct_start=0.05, cycle_momentum=False
     )
     for _ in range(steps):
         inputs, labels = random_windows(ids, length, batch_size)

@@ -9,7 +9,7 @@ from course_utils import runtime
 from course_utils.gpt import GPT, GPTConfig, Tokenizer, save_gpt, start_small, surprise, train
 
 FOLDER = "models/gpt-tiny"
-STEPS = 2400
+STEPS = 3000
 
 
 def stories() -> tuple[list[str], list[str]]:
