@@ -1,6 +1,6 @@
 """`python -m course_utils.standins.gpt_tiny`: train the small GPT of data/models/gpt-tiny again, as notebook 08 does.
 
-It takes one or two minutes on one core. The weights differ in their last digits from one kind of CPU to another.
+It takes about a minute and a half on one core. The weights differ in their last digits from one kind of CPU to another.
 """
 
 import torch
