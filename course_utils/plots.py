@@ -15,11 +15,17 @@ if TYPE_CHECKING:
     from matplotlib.patches import Patch
     from torch import Tensor
 
+
 CHINESE_FONT = "Noto Sans CJK SC"
+
+
 CHINESE_FONT_FILE = "fonts/NotoSansCJKsc-Regular-GB2312.otf"
+
 
 # Okabe and Ito's colours, told apart with every common kind of colour vision; yellow, faint on white, comes last.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
+
+
 # The same optimiser has the same colour in every figure.
 OF_OPTIMISER = dict(zip(["momentum", "RMSProp", "AdaGrad", "Adam", "", "", "SGD"], COLOURS, strict=False))
 
@@ -505,6 +511,7 @@ def lines_in_panels(
             for name, values in lines.items():
                 ax.plot([float(value) for value in values], label=name, color=OF_SCHEME.get(name), linewidth=1.7)
             ax.set(ylim=ylim, yscale="log" if log else "linear", title="" if index else title)
+            ax.locator_params(axis="x", integer=True)
     for ax in axes[-1]:
         ax.set_xlabel(xlabel)
     handles, names = axes[0, 0].get_legend_handles_labels()
@@ -816,4 +823,201 @@ def similarities(panels: Mapping[str, "Tensor"], groups: Mapping[str, Sequence[s
             ax.axvline(end - 0.5, color="black", linewidth=0.8)
     axes[0].set_yticks(range(len(words)), words, fontsize=8)
     figure.colorbar(image, ax=axes, shrink=0.6, label="cosine similarity")
+    return figure
+
+
+# The same part of a model, or of the memory that it takes, has the same colour in every figure.
+OF_PART = {
+    "embeddings": OF_TENSOR["token"],
+    "attention": OF_TENSOR["value"],
+    "feed-forward": OF_TENSOR["feed-forward"],
+    "norms": "black",
+    **dict(zip(["weights", "gradients", "KV cache", "optimiser", "activations"], COLOURS, strict=False)),
+}
+
+
+def stacked_bars(
+    rows: Mapping[str, Mapping[str, float]], xlabel: str, limits: Mapping[str, float] | None = None
+) -> "Figure":
+    """One horizontal bar per row, made of parts laid end to end; `limits` are named, dashed lines across all rows.
+
+    Args:
+        rows: name → part → size. Each part has one colour; the total stands behind the bar.
+        xlabel: what is measured.
+        limits: name → where the line stands.
+    """
+    limits = limits or {}
+    figure, [ax] = new_figure(width=8.5, height=1.3 + 0.45 * len(rows))
+    for place, parts in enumerate(rows.values()):
+        start = 0.0
+        for part, size in parts.items():
+            ax.barh(place, size, left=start, height=0.6, color=OF_PART.get(part), label=part)
+            start += size
+        ax.text(start, place, f"  {start:.4g}", va="center", fontsize=9)
+    longest = max([sum(parts.values()) for parts in rows.values()] + list(limits.values()))
+    ax.set(yticks=range(len(rows)), yticklabels=list(rows), xlabel=xlabel, xlim=(0, 1.1 * longest))
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    for name, where in limits.items():
+        ax.axvline(where, color="0.3", linestyle="--", linewidth=1.2)
+        ax.text(where, -0.55, f" {name}", ha="center", va="bottom", fontsize=9, color="0.3")
+    handles, names = ax.get_legend_handles_labels()
+    if by_name := dict(zip(names, handles, strict=True)):
+        figure.legend(by_name.values(), by_name, loc="outside right upper", fontsize=9)
+    return figure
+
+
+def who_hears_whom(panels: Mapping[str, "Tensor"], tokens: Sequence[str]) -> "Figure":
+    """One square per panel: row i has a coloured field in column j where the vector of token i depends on token j.
+
+    Args:
+        panels: name → shape [n, n], true or false.
+        tokens: the n tokens.
+    """
+    from matplotlib.colors import ListedColormap
+
+    figure, axes = new_figure(len(panels), width=2.9 * len(panels), height=3.2)
+    places = range(len(tokens))
+    for ax, (name, heard) in zip(axes, panels.items(), strict=True):
+        ax.imshow(heard.numpy(), cmap=ListedColormap(["white", OF_TENSOR["weights"]]), vmin=0, vmax=1)
+        ax.set(title=name, xticks=places, xticklabels=tokens, yticks=places, yticklabels=tokens, xlabel="… this one")
+        ax.set_xticks([place - 0.5 for place in places], minor=True)
+        ax.set_yticks([place - 0.5 for place in places], minor=True)
+        ax.grid(False)
+        ax.grid(which="minor", color="0.85", linewidth=0.8)
+        ax.tick_params(which="both", length=0)
+    axes[0].set_ylabel("this one hears …")
+    return figure
+
+
+def attention_maps(
+    maps: dict[str, "Tensor"], queries: Sequence[str], keys: Sequence[str] | None = None, *, per_row: int = 4
+) -> "Figure":
+    """One heat map per entry: row i shows how token i shares its attention out among the columns.
+
+    A weight of exactly 0, as only a mask makes it, is grey. Small maps have their numbers written in.
+
+    Args:
+        maps: title → weights of shape [len(queries), len(keys)]; each row sums to 1.
+        queries: the tokens that look, from top to bottom.
+        keys: the tokens that are looked at, from left to right; without it, the same.
+        per_row: maps that stand side by side.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap
+
+    keys = queries if keys is None else keys
+    columns = min(per_row, len(maps))
+    rows = -(-len(maps) // columns)
+    alone = len(maps) == 1
+    # Many maps are small pictures to compare; one map, or a few of a few tokens, are there to be read.
+    cell = 0.34 if len(keys) > 8 and alone else 0.58 if len(maps) <= 4 else 1.5 / len(keys)
+    readable = len(keys) <= 8 and len(maps) <= 4
+    shades = LinearSegmentedColormap.from_list("weights", ["white", OF_TENSOR["weights"]]).with_extremes(bad="0.9")
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * (cell * len(keys) + 0.35) + 1.2, rows * (cell * len(queries) + 0.45) + 0.8),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
+    )
+    plt.close(figure)
+    for ax in axes.flat[len(maps) :]:
+        ax.axis("off")
+    for ax, (title, weights) in zip(axes.flat, maps.items(), strict=False):
+        weights = weights.detach().double()
+        ax.imshow(weights.masked_fill(weights == 0, float("nan")).numpy(), cmap=shades, vmin=0, vmax=1, aspect="auto")
+        ax.set_title(title, fontsize=10)
+        small = {"fontsize": 10 if cell > 0.3 else 7}
+        ax.set_xticks(range(len(keys)), keys, **small)
+        ax.set_yticks(range(len(queries)), queries, **small)
+        ax.tick_params(length=0)
+        ax.grid(False)
+        for side in ("top", "right"):
+            ax.spines[side].set_visible(True)
+        for i, row in enumerate(weights.tolist() if readable else []):
+            for j, weight in enumerate(row):
+                if weight > 0:
+                    ax.text(j, i, f"{weight:.2f}".lstrip("0"), ha="center", va="center", fontsize=9)
+    figure.supxlabel("looked at", fontsize=9)
+    figure.supylabel("who looks", fontsize=9)
+    return figure
+
+
+def power_laws(panels: dict[str, dict[str, Sequence[float]]], x: Sequence[float], xlabel: str) -> "Figure":
+    """One panel per quantity, both axes logarithmic: measured points, and the power of x that fits the last three.
+
+    Args:
+        panels: label of the y axis → name of the line → values at `x`.
+        x: where was measured, at least three places.
+        xlabel: what x means.
+    """
+    import numpy as np
+
+    figure, axes = new_figure(len(panels), width=4.9 * len(panels), height=3.8)
+    for ax, (ylabel, lines) in zip(axes, panels.items(), strict=True):
+        for number, (name, values) in enumerate(lines.items()):
+            power, shift = np.polyfit(np.log(x[-3:]), np.log(values[-3:]), 1)
+            ax.plot(x, values, "o", color=COLOURS[number], markersize=5)
+            fit = np.exp(shift) * np.asarray(x[-3:], dtype=float) ** power
+            ax.plot(x[-3:], fit, color=COLOURS[number], linewidth=1.2, label=f"{name}: n to the power {power:.1f}")
+        ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+        ax.set_xticks(x, [f"{place:g}" for place in x])
+        ax.minorticks_off()
+        ax.legend(fontsize=9)
+    return figure
+
+
+def next_tokens(panels: dict[str, "Tensor"], vocabulary: Sequence[str], top: int = 12) -> "Figure":
+    """One panel per entry: a bar for each of the tokens that the first entry finds most probable.
+
+    Args:
+        panels: title → probabilities, shape [len(vocabulary)].
+        vocabulary: the tokens' texts.
+        top: how many bars.
+    """
+    figure, axes = new_figure(len(panels), width=1.0 + 2.2 * len(panels), height=0.8 + 0.26 * top)
+    order = next(iter(panels.values())).argsort(descending=True, stable=True)[:top].tolist()
+    widest = max(float(probabilities[order].max()) for probabilities in panels.values())
+    for ax, (title, probabilities) in zip(axes, panels.items(), strict=True):
+        draw_next_tokens(ax, probabilities, [vocabulary[i] for i in order], order)
+        others = 1 - float(probabilities[order].sum())
+        ax.set(title=title, xlim=(0, 1.1 * widest), xlabel=f"all others: {max(others, 0):.2f}")
+    return figure
+
+
+def draw_next_tokens(ax: "Axes", probabilities: "Tensor", names: Sequence[str], ids: Sequence[int]) -> None:
+    """Horizontal bars for the tokens `ids`, from top to bottom; a token without probability gets a cross."""
+    values = [float(probabilities[i]) for i in ids]
+    ax.barh(range(len(ids)), values, color=OF_TENSOR["token"])
+    for row, value in enumerate(values):
+        if value == 0:
+            ax.plot(0, row, "x", color=COLOURS[1], clip_on=False, markersize=6)
+    ax.set_yticks(range(len(ids)), [name.replace(" ", "␣").replace("\n", "⏎") for name in names])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
+
+
+def cuts(panels: dict[str, "Tensor"], kept: dict[str, Callable[["Tensor"], int]], most: int = 60) -> "Figure":
+    """One panel per entry: probabilities in falling order, and how many tokens each rule keeps.
+
+    Args:
+        panels: title → probabilities, shape [vocabulary].
+        kept: rule → function from the probabilities to the number of tokens that stay.
+        most: ranks that are drawn.
+    """
+    figure, axes = new_figure(len(panels), width=9.5, height=3.8)
+    for ax, (title, probabilities) in zip(axes, panels.items(), strict=True):
+        ranks = range(1, most + 1)
+        ax.bar(ranks, probabilities.sort(descending=True).values[:most], color="0.8", width=1.0)
+        for number, (rule, count) in enumerate(kept.items()):
+            stay = count(probabilities)
+            ax.axvline(min(stay, most) + 0.5, color=COLOURS[number], linestyle=["-", "--", ":"][number % 3])
+            ax.plot([], [], color=COLOURS[number], linestyle=["-", "--", ":"][number % 3], label=f"{rule}: {stay} stay")
+        ax.set(title=title, xlabel="tokens, most probable first", yscale="log", ylim=(1e-5, 1.2), xlim=(0, most + 2))
+        ax.legend(loc="upper right")
+    axes[0].set_ylabel("probability")
     return figure
