@@ -11,6 +11,7 @@ from course_utils.messages import CourseError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
     from torch import Tensor
 
 CHINESE_FONT = "Noto Sans CJK SC"
@@ -543,3 +544,182 @@ def histograms(rows: dict[str, dict[str, "Tensor"]]) -> "Figure":
             ax.set(xlim=(-reach, reach), yticks=[])
             ax.tick_params(labelsize=8)
     return figure
+
+
+# The same tensor of a transformer has the same colour in every figure.
+OF_TENSOR = {
+    **dict(zip(["token", "query", "position", "key", "weights", "value"], COLOURS, strict=False)),
+    "stream": "#777777",
+    "feed-forward": "#8C6D31",
+}
+
+
+def text_to_logits(
+    until: str,
+    tokens: Sequence[str],
+    ids: Sequence[int],
+    vocab_size: int,
+    *,
+    hidden_size: int = 128,
+    num_layers: int = 4,
+    num_heads: int = 4,
+    next_token: str = "?",
+) -> "Figure":
+    """The way of a text through a GPT, tensor by tensor with their shapes; it grows from notebook 05 to 08.
+
+    Each tensor has one strip per token and, except for the logits, its true width; the last token's strip is darker.
+
+    Args:
+        until: the last stage shown: "embeddings" (05), "attention" (06), "block" (07), "logits" or "token" (08).
+        tokens, ids: of the text; at most a dozen are readable.
+        vocab_size, hidden_size, num_layers, num_heads: of the model, as in `course_utils.gpt.GPTConfig`.
+        next_token: what comes out at the end of stage "token".
+    """
+    stages = ["embeddings", "attention", "block", "logits", "token"]
+    if until not in stages:
+        raise CourseError(
+            f"until is {until!r}, but must be one of {', '.join(stages)}.",
+            f"until 为 {until!r}，应为以下之一：{', '.join(stages)}。",
+        )
+    if len(tokens) != len(ids):
+        raise CourseError(
+            f"{len(tokens)} tokens and {len(ids)} ids were given: each token has one id.",
+            f"给出了 {len(tokens)} 个词元和 {len(ids)} 个 id：每个词元应有一个 id。",
+        )
+    last = stages.index(until)
+    n, d = len(tokens), hidden_size
+    row, unit = 0.15, 0.62  # inches: height of a strip, width of a tensor with hidden_size columns
+    tall, vocabulary = n * row, 2.0
+    titles = [
+        "05 · text to vectors",
+        "06 · attention",
+        f"07 · a block, {num_layers} of them",
+        "08 · scores for a token",
+    ]
+    lane = tall + 1.1
+    lanes = min(last, 3) + 1
+    figure, [ax] = new_figure(width=9.6, height=lanes * lane)
+    ax.set(xlim=(0, 9.6), ylim=(-lanes * lane, 0), aspect="equal")
+    ax.axis("off")
+    x = top = 0.0
+
+    def start(number: int) -> None:
+        nonlocal x, top
+        x, top = 0.1, -number * lane - 0.6
+        ax.text(0, top + 0.5, titles[number], weight="bold", color="black" if number == lanes - 1 else "0.5")
+
+    def label(name: str, shape: str, width: float, lift: float = 0.07) -> None:
+        ax.text(x + width / 2, top + lift, name, ha="center", va="bottom", fontsize=8.5)
+        ax.text(x + width / 2, top - tall - 0.07, shape, ha="center", va="top", fontsize=8.5, color="0.35")
+
+    def tensor(
+        name: str, shape: str, of: str, width: float = unit, *, slices: int = 1, rows: Sequence[int] = range(n)
+    ) -> None:
+        nonlocal x
+        for r in rows:
+            alpha = 0.85 if r == n - 1 else 0.4
+            ax.add_patch(_box(x, top - (r + 1) * row, width, row, OF_TENSOR[of], alpha=alpha, edgecolor="white"))
+        for edge in range(1, slices):
+            ax.plot([x + edge * width / slices] * 2, [top, top - tall], color="white", linewidth=2)
+        label(name, shape, width)
+        x += width
+
+    def column(name: str, shape: str, texts: Sequence[object], width: float) -> None:
+        nonlocal x
+        for r, text in enumerate(texts):
+            weight = {"color": "black"} if r == n - 1 else {"color": "0.35"}
+            ax.text(x + width / 2, top - (r + 0.5) * row, text, ha="center", va="center", fontsize=8.5, **weight)
+        label(name, shape, width)
+        x += width
+
+    def attention_weights() -> None:
+        nonlocal x
+        shift = 0.06
+        for card in reversed(range(num_heads)):
+            left, high = x + card * shift, top + card * shift
+            ax.add_patch(_box(left, high - tall, tall, tall, "white", edgecolor="0.6"))
+        for r, c in itertools.product(range(n), range(n)):
+            alpha = 0 if c > r else 0.85 if r == n - 1 else 0.4
+            cell = (x + c * row, top - (r + 1) * row, row, row)
+            ax.add_patch(_box(*cell, OF_TENSOR["weights"], alpha=alpha, edgecolor="white"))
+        label("weights", f"[{num_heads}, {n}, {n}]", tall, lift=num_heads * shift)
+        x += tall + (num_heads - 1) * shift
+
+    def arrow(*what: str, width: float = 0.95, rows_above: float = n / 2) -> None:
+        nonlocal x
+        middle = top - rows_above * row
+        ax.annotate(
+            "", (x + width - 0.05, middle), (x + 0.05, middle), arrowprops={"arrowstyle": "-|>", "color": "0.3"}
+        )
+        ax.text(x + width / 2, middle + 0.06, "\n".join(what), ha="center", va="bottom", fontsize=8)
+        x += width
+
+    def sign(text: str, width: float = 0.36) -> None:
+        nonlocal x
+        ax.text(x + width / 2, top - tall / 2, text, ha="center", va="center", fontsize=13)
+        x += width
+
+    def add_from(source: float) -> None:
+        """A plus sign, and the line that brings the tensor at `source` past everything in between."""
+        goal, low = x + 0.18, top - tall - 0.32
+        sign("+")
+        ax.plot([source, source, goal], [top - tall - 0.22, low, low], color="0.3", linewidth=1.2)
+        ax.annotate("", (goal, top - tall / 2 - 0.1), (goal, low), arrowprops={"arrowstyle": "-|>", "color": "0.3"})
+
+    start(0)
+    column("tokens", "", tokens, 0.6)
+    arrow("vocabulary", width=1.4)
+    column("ids", f"[{n}]", ids, 0.6)
+    arrow("rows of", f"$E$ [{vocab_size}, {d}]", width=1.7)
+    tensor("token vectors", f"[{n}, {d}]", "token")
+    sign("+", 1.0)
+    tensor("positions", f"[{n}, {d}]", "position")
+    sign("=", 1.0)
+    tensor("x", f"[{n}, {d}]", "stream")
+    if last >= 1:
+        start(1)
+        tensor("x", f"[{n}, {d}]", "stream")
+        arrow("× $W_Q$", "× $W_K$", "× $W_V$", width=0.75)
+        for name in ["query", "key", "value"]:
+            tensor(name, f"[{num_heads}, {n}, {d // num_heads}]", name, unit, slices=num_heads)
+            x += 0.3
+        arrow("query · key", r"÷ $\sqrt{d_k}$, mask,", "softmax", width=1.0)
+        attention_weights()
+        arrow("× value", width=0.75)
+        tensor("mixed", f"[{n}, {d}]", "value", slices=num_heads)
+        arrow("× $W_O$", width=0.75)
+        tensor("to be added", f"[{n}, {d}]", "value")
+    if last >= 2:
+        start(2)
+        tensor("x", f"[{n}, {d}]", "stream")
+        source = x - unit / 2
+        arrow("norm,", "attention", width=0.9)
+        tensor("", f"[{n}, {d}]", "value")
+        add_from(source)
+        tensor("x", f"[{n}, {d}]", "stream")
+        source = x - unit / 2
+        arrow("norm,", "× $W_{up}$,", "GELU", width=0.75)
+        tensor("feed-forward", f"[{n}, {4 * d}]", "feed-forward", 4 * unit)
+        arrow("× $W_{down}$", width=0.85)
+        tensor("", f"[{n}, {d}]", "feed-forward")
+        add_from(source)
+        tensor("x", f"[{n}, {d}]", "stream")
+    if last >= 3:
+        start(3)
+        tensor("x", f"[{n}, {d}]", "stream")
+        arrow("final", "norm", width=0.75)
+        tensor("", f"[{n}, {d}]", "stream")
+        arrow("× $E^T$", width=0.7)
+        tensor("logits", f"[{n}, {vocab_size}], not to scale", "token", vocabulary)
+    if last >= 4:
+        arrow("last row,", "softmax", width=0.85, rows_above=n - 0.5)
+        tensor("", f"[{vocab_size}], sums to 1", "token", vocabulary, rows=[n - 1])
+        arrow("choose", width=0.8, rows_above=n - 0.5)
+        ax.text(x + 0.1, top - (n - 0.5) * row, next_token, ha="left", va="center", fontsize=13)
+    return figure
+
+
+def _box(x: float, y: float, width: float, height: float, colour: str, **style: object) -> "Patch":
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), width, height, facecolor=colour, **style)
