@@ -723,3 +723,83 @@ def _box(x: float, y: float, width: float, height: float, colour: str, **style: 
     from matplotlib.patches import Rectangle
 
     return Rectangle((x, y), width, height, facecolor=colour, **style)
+
+
+def attention_maps(
+    maps: dict[str, "Tensor"], queries: Sequence[str], keys: Sequence[str] | None = None, *, per_row: int = 4
+) -> "Figure":
+    """One heat map per entry: row i shows how token i shares its attention out among the columns.
+
+    A weight of exactly 0, as only a mask makes it, is grey. Small maps have their numbers written in.
+
+    Args:
+        maps: title → weights of shape [len(queries), len(keys)]; each row sums to 1.
+        queries: the tokens that look, from top to bottom.
+        keys: the tokens that are looked at, from left to right; without it, the same.
+        per_row: maps that stand side by side.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap
+
+    keys = queries if keys is None else keys
+    columns = min(per_row, len(maps))
+    rows = -(-len(maps) // columns)
+    alone = len(maps) == 1
+    # Many maps are small pictures to compare; one map, or a few of a few tokens, are there to be read.
+    cell = 0.42 if len(keys) > 8 and alone else 0.58 if len(maps) <= 4 else 1.5 / len(keys)
+    readable = len(keys) <= 8 and len(maps) <= 4
+    shades = LinearSegmentedColormap.from_list("weights", ["white", OF_TENSOR["weights"]]).with_extremes(bad="0.9")
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * (cell * len(keys) + 0.35) + 1.2, rows * (cell * len(queries) + 0.45) + 0.8),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
+    )
+    plt.close(figure)
+    for ax in axes.flat[len(maps) :]:
+        ax.axis("off")
+    for ax, (title, weights) in zip(axes.flat, maps.items(), strict=False):
+        weights = weights.detach().double()
+        ax.imshow(weights.masked_fill(weights == 0, float("nan")), cmap=shades, vmin=0, vmax=1, aspect="auto")
+        ax.set_title(title, fontsize=10)
+        small = {"fontsize": 10 if cell > 0.3 else 7}
+        ax.set_xticks(range(len(keys)), keys, **small)
+        ax.set_yticks(range(len(queries)), queries, **small)
+        ax.tick_params(length=0)
+        ax.grid(False)
+        for side in ("top", "right"):
+            ax.spines[side].set_visible(True)
+        for i, row in enumerate(weights.tolist() if readable else []):
+            for j, weight in enumerate(row):
+                if weight > 0:
+                    ax.text(j, i, f"{weight:.2f}".lstrip("0"), ha="center", va="center", fontsize=9)
+    figure.supxlabel("looked at", fontsize=9)
+    figure.supylabel("who looks", fontsize=9)
+    return figure
+
+
+def power_laws(panels: dict[str, dict[str, Sequence[float]]], x: Sequence[float], xlabel: str) -> "Figure":
+    """One panel per quantity, both axes logarithmic: measured points, and the power of x that fits the last three.
+
+    Args:
+        panels: label of the y axis → name of the line → values at `x`.
+        x: where was measured, at least three places.
+        xlabel: what x means.
+    """
+    import numpy as np
+
+    figure, axes = new_figure(len(panels), width=4.9 * len(panels), height=3.8)
+    for ax, (ylabel, lines) in zip(axes, panels.items(), strict=True):
+        for number, (name, values) in enumerate(lines.items()):
+            power, shift = np.polyfit(np.log(x[-3:]), np.log(values[-3:]), 1)
+            ax.plot(x, values, "o", color=COLOURS[number], markersize=5)
+            fit = np.exp(shift) * np.asarray(x[-3:], dtype=float) ** power
+            ax.plot(x[-3:], fit, color=COLOURS[number], linewidth=1.2, label=f"{name}: n to the power {power:.1f}")
+        ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+        ax.set_xticks(x, [f"{place:g}" for place in x])
+        ax.minorticks_off()
+        ax.legend(fontsize=9)
+    return figure
