@@ -746,7 +746,7 @@ def attention_maps(
     rows = -(-len(maps) // columns)
     alone = len(maps) == 1
     # Many maps are small pictures to compare; one map, or a few of a few tokens, are there to be read.
-    cell = 0.42 if len(keys) > 8 and alone else 0.58 if len(maps) <= 4 else 1.5 / len(keys)
+    cell = 0.34 if len(keys) > 8 and alone else 0.58 if len(maps) <= 4 else 1.5 / len(keys)
     readable = len(keys) <= 8 and len(maps) <= 4
     shades = LinearSegmentedColormap.from_list("weights", ["white", OF_TENSOR["weights"]]).with_extremes(bad="0.9")
     figure, axes = plt.subplots(
@@ -763,7 +763,7 @@ def attention_maps(
         ax.axis("off")
     for ax, (title, weights) in zip(axes.flat, maps.items(), strict=False):
         weights = weights.detach().double()
-        ax.imshow(weights.masked_fill(weights == 0, float("nan")), cmap=shades, vmin=0, vmax=1, aspect="auto")
+        ax.imshow(weights.masked_fill(weights == 0, float("nan")).numpy(), cmap=shades, vmin=0, vmax=1, aspect="auto")
         ax.set_title(title, fontsize=10)
         small = {"fontsize": 10 if cell > 0.3 else 7}
         ax.set_xticks(range(len(keys)), keys, **small)
