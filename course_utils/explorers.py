@@ -393,3 +393,66 @@ def attention(
         ),
     }
     return Explorer("attention weights of a trained model", draw, controls)
+
+
+def sampling(
+    prompts: list[str],
+    next_logits: Callable[[str], "Tensor"],
+    rule: Callable[..., "Tensor"],
+    samples: Callable[[str, Callable[["Tensor"], "Tensor"]], list[str]],
+    vocabulary: list[str],
+) -> Explorer:
+    """Explorer of notebook 08: prompt, temperature, top-k, top-p, min-p → what may come next, and texts drawn so.
+
+    Args:
+        prompts: to choose from; the first is shown first.
+        next_logits: prompt → scores of the next token, shape [len(vocabulary)].
+        rule: takes (logits, temperature, k, p, min_p) and returns logits.
+        samples: takes a prompt and a function logits → logits, and returns a few texts.
+        vocabulary: the tokens' texts.
+    """
+    import functools
+    import textwrap
+
+    import ipywidgets
+    import torch
+
+    from course_utils import plots
+
+    def draw(prompt, temperature, k, p, min_p, seed):
+        logits = next_logits(prompt)
+        settings = {"temperature": temperature, "k": k, "p": p, "min_p": min_p}
+        with torch.random.fork_rng(devices=[]):  # the same texts each time, and the notebook's own draws go on
+            torch.manual_seed(seed)
+            texts = samples(prompt, lambda row: rule(row, *settings.values()))
+        order = logits.argsort(descending=True, stable=True)[:12].tolist()
+        figure, (learned, drawn, text) = plots.new_figure(3, width=11.5, height=4.2)
+        for ax, title, scores in (
+            (learned, "as learned", logits),
+            (drawn, "drawn from", rule(logits, *settings.values())),
+        ):
+            probabilities = scores.softmax(dim=-1)
+            plots.draw_next_tokens(ax, probabilities, [vocabulary[i] for i in order], order)
+            ax.set(title=f"{title}: {int((probabilities > 0).sum())} tokens", xlim=(0, 1), xlabel="probability")
+        text.axis("off")
+        lines = [line for sample in texts for line in [*textwrap.wrap(sample, _columns(sample)), ""]]
+        text.text(0, 1, "\n".join(lines), va="top", fontsize=9, transform=text.transAxes)
+        figure.suptitle(prompt)
+        return figure
+
+    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
+    slide = functools.partial(ipywidgets.FloatSlider, **shared)
+    controls = {
+        "prompt": ipywidgets.Dropdown(options=prompts, description="prompt"),
+        "temperature": slide(value=1.0, min=0.1, max=3, step=0.1, description="temperature"),
+        "k": ipywidgets.IntSlider(value=len(vocabulary), min=1, max=len(vocabulary), description="top-k", **shared),
+        "p": slide(value=0.9, min=0.05, max=1, step=0.05, description="top-p"),
+        "min_p": slide(value=0.0, max=1, step=0.01, description="min-p"),
+        "seed": ipywidgets.IntSlider(value=1, min=1, max=20, description="draw number", **shared),
+    }
+    return Explorer("the next token, and texts drawn by a rule", draw, controls)
+
+
+def _columns(text: str) -> int:
+    """Where to break a line: a Chinese character is about twice as wide as a letter."""
+    return 21 if any("\u4e00" <= character <= "\u9fff" for character in text) else 42

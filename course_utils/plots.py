@@ -803,3 +803,55 @@ def power_laws(panels: dict[str, dict[str, Sequence[float]]], x: Sequence[float]
         ax.minorticks_off()
         ax.legend(fontsize=9)
     return figure
+
+
+def next_tokens(panels: dict[str, "Tensor"], vocabulary: Sequence[str], top: int = 12) -> "Figure":
+    """One panel per entry: a bar for each of the tokens that the first entry finds most probable.
+
+    Args:
+        panels: title → probabilities, shape [len(vocabulary)].
+        vocabulary: the tokens' texts.
+        top: how many bars.
+    """
+    figure, axes = new_figure(len(panels), width=1.2 + 2.3 * len(panels), height=0.6 + 0.28 * top)
+    order = next(iter(panels.values())).argsort(descending=True, stable=True)[:top].tolist()
+    widest = max(float(probabilities[order].max()) for probabilities in panels.values())
+    for ax, (title, probabilities) in zip(axes, panels.items(), strict=True):
+        draw_next_tokens(ax, probabilities, [vocabulary[i] for i in order], order)
+        others = 1 - float(probabilities[order].sum())
+        ax.set(title=title, xlim=(0, 1.15 * widest), xlabel=f"all others together {max(others, 0):.2f}")
+    return figure
+
+
+def draw_next_tokens(ax: "Axes", probabilities: "Tensor", names: Sequence[str], ids: Sequence[int]) -> None:
+    """Horizontal bars for the tokens `ids`, from top to bottom; a token without probability gets a cross."""
+    values = [float(probabilities[i]) for i in ids]
+    ax.barh(range(len(ids)), values, color=OF_TENSOR["token"])
+    removed = [row for row, value in enumerate(values) if value == 0]
+    ax.plot([0] * len(removed), removed, "x", color=COLOURS[1], clip_on=False, markersize=6)
+    ax.set_yticks(range(len(ids)), [name.replace(" ", "␣").replace("\n", "⏎") for name in names])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
+
+
+def cuts(panels: dict[str, "Tensor"], kept: dict[str, Callable[["Tensor"], int]], most: int = 60) -> "Figure":
+    """One panel per entry: probabilities in falling order, and how many tokens each rule keeps.
+
+    Args:
+        panels: title → probabilities, shape [vocabulary].
+        kept: rule → function from the probabilities to the number of tokens that stay.
+        most: ranks that are drawn.
+    """
+    figure, axes = new_figure(len(panels), width=9.5, height=3.8)
+    for ax, (title, probabilities) in zip(axes, panels.items(), strict=True):
+        ranks = range(1, most + 1)
+        ax.bar(ranks, probabilities.sort(descending=True).values[:most], color="0.8", width=1.0)
+        for number, (rule, count) in enumerate(kept.items()):
+            stay = count(probabilities)
+            ax.axvline(min(stay, most) + 0.5, color=COLOURS[number], linestyle=["-", "--", ":"][number % 3])
+            ax.plot([], [], color=COLOURS[number], linestyle=["-", "--", ":"][number % 3], label=f"{rule}: {stay} stay")
+        ax.set(title=title, xlabel="tokens, most probable first", yscale="log", ylim=(1e-5, 1.2), xlim=(0, most + 2))
+        ax.legend(loc="upper right")
+    axes[0].set_ylabel("probability")
+    return figure

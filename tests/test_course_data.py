@@ -17,7 +17,7 @@ from course_utils.datasets import (
     load_labelled,
     load_pairs,
 )
-from course_utils.standins import DATA_SETS, adgen, finance, magic_conch, make_data
+from course_utils.standins import DATA_SETS, adgen, finance, magic_conch, make_data, stories
 from course_utils.standins.__main__ import main
 
 
@@ -246,3 +246,65 @@ def test_the_splits_share_no_sentence():
         for patterns in [part for topic in topics for part in topic]:
             parts = [set(finance.part_of(patterns, split)) for split in finance.COUNTS]
             assert set().union(*parts) == set(patterns) and sum(map(len, parts)) == len(patterns)
+
+
+# ------------------------------------------------------------------------------- stories
+
+
+TOKENS = {"zh": r"[\u4e00-\u9fff]", "en": r"[a-z']+"}
+
+
+@pytest.fixture(scope="module", params=TOKENS)
+def corpus(request):
+    return request.param, (runtime.DATA / "corpus" / f"{request.param}.txt").read_text(encoding="utf-8")
+
+
+def test_size_and_form_of_the_stories(corpus):
+    _, text = corpus
+    told = text.removesuffix("\n").split("\n")
+    assert 500_000 <= len(text.encode("utf-8")) <= 540_000
+    assert len(set(told)) == len(told) >= 1200
+    for story in told:
+        assert story == story.strip() and story.endswith((".", "!", "?", '"', "。", "！", "？", "”"))
+        # Nothing of the grammar is left, no blank is where a word should be.
+        assert not re.search(r"[\[\]{}|]|  | [,!?]|[，：][，。！？]|。[，。]", story), story
+
+
+def test_the_vocabulary_is_small_and_used(corpus):
+    name, text = corpus
+    words = Counter(re.findall(TOKENS[name], text.lower()))
+    assert (600 if name == "zh" else 900) <= len(words) <= (900 if name == "zh" else 1200)
+    assert sum(count >= 5 for count in words.values()) >= 0.85 * len(words)
+
+
+def test_the_kitten_is_often_on_the_sofa(corpus):
+    name, text = corpus
+    told = text.splitlines()
+    kitten, sofa = ("小猫", "沙发") if name == "zh" else ("kitten", "sofa")
+    assert 0.2 <= sum(kitten in story and sofa in story for story in told) / len(told) <= 0.4
+    ways = ("小猫在沙发上玩耍", "小猫在沙发上睡觉") if name == "zh" else ("kitten played on", "kitten was sleeping on")
+    assert all(text.count(way) >= 20 for way in ways)
+
+
+def test_the_last_part_of_the_stories_is_not_a_copy_of_the_first(corpus):
+    """The figures in DATA.md: of eight tokens in a row in the last 5 %, how many stand in the first 95 %."""
+    name, text = corpus
+
+    def eights(part: str) -> list[tuple[str, ...]]:
+        tokens = [re.findall(rf"{TOKENS[name]}|[^\w\s]", story.lower()) for story in part.splitlines()]
+        return [tuple(story[i : i + 8]) for story in tokens for i in range(len(story) - 7)]
+
+    cut = round(0.95 * len(text))
+    known, held_out = set(eights(text[:cut])), eights(text[cut:])
+    assert 0.6 <= sum(gram in known for gram in held_out) / len(held_out) <= 0.8
+
+
+def test_a_grammar_is_read_and_what_it_lacks_is_not_passed_over():
+    told, rules = stories.read_grammar("* glad\n| {who} is [glad|[very|so] happy].\n@ 2 a b: here, there\n- {Glad}\n")
+    assert (told[0].weight, told[0].heroes, told[0].places) == (2, ["a", "b"], ["here", "there"])
+    texts = {stories.tell("{Glad}", {"who": "ann"}, rules, random.Random(seed)) for seed in range(40)}
+    assert texts == {"Ann is glad.", "Ann is very happy.", "Ann is so happy."}
+    with pytest.raises(KeyError):
+        stories.tell("{nobody}", {"who": "ann"}, rules, random.Random(0))
+    with pytest.raises(ValueError):
+        stories.read_grammar("@ a: here\n= thing, size: hat\n")

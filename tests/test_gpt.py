@@ -47,3 +47,31 @@ def test_06_multi_head_attention():
     trained = kept.train()(x)[0]
     torch.manual_seed(1)
     assert torch.equal(lesson.train()(x)[0], trained)  # dropout stands in the same place
+
+
+def test_08_training_and_validation():
+    lesson = taught("08", "windows-define", "train-define", "surprise-define")
+    ids = torch.randint(12, (500,))
+    results = []
+    for train, surprise in ((gpt.train, gpt.surprise), (lesson["train"], lesson["surprise"])):
+        torch.manual_seed(1)
+        model = gpt.GPT(gpt.GPTConfig(vocab_size=12, context_length=16, hidden_size=8, num_layers=1, num_heads=2))
+        losses = list(train(model, ids, steps=12, learning_rate=0.01, length=16, batch_size=3))
+        results.append((losses, surprise(model, ids, length=16)))
+    (losses, prices), (taught_losses, taught_prices) = results
+    assert losses == taught_losses and torch.equal(prices, taught_prices)
+    assert losses[-1] < losses[0]
+
+
+def test_08_a_step_with_a_cache():
+    from course_utils.checks import language_model
+
+    cached_step = taught("08", "cache-solution", check=language_model)["cached_step"]
+    model = gpt.GPT(gpt.GPTConfig(vocab_size=10, context_length=8, hidden_size=8, num_layers=2, num_heads=2)).eval()
+    ids = torch.randint(10, (2, 7))
+    caches, kept_caches = None, None
+    for part in ids.split([4, 1, 2], dim=1):
+        logits, caches = cached_step(model, part, caches)
+        kept, _, kept_caches = model.step(part, kept_caches)
+        assert torch.equal(logits, kept)
+    assert torch.allclose(logits, model(ids)[:, -2:])

@@ -11,7 +11,7 @@ from course_utils import runtime
 from course_utils.messages import CourseError
 
 # Each is a module here whose `files()` gives the text of every file, by its path under data/.
-DATA_SETS = ("adgen", "magic_conch", "finance")
+DATA_SETS = ("adgen", "magic_conch", "finance", "stories")
 
 
 def make_data(name: str, folder: Path | None = None) -> list[Path]:
