@@ -436,7 +436,8 @@ def sampling(
             ax.set(title=f"{title}: {int((probabilities > 0).sum())} tokens", xlim=(0, 1), xlabel="probability")
         text.axis("off")
         lines = [line for sample in texts for line in [*textwrap.wrap(sample, _columns(sample)), ""]]
-        text.text(0, 1, "\n".join(lines), va="top", fontsize=9, transform=text.transAxes)
+        # The panel's width is fixed, the text's is not: it may not push the bars aside.
+        text.text(0, 1, "\n".join(lines), va="top", fontsize=9, transform=text.transAxes).set_in_layout(False)
         figure.suptitle(prompt)
         return figure
 

@@ -813,13 +813,13 @@ def next_tokens(panels: dict[str, "Tensor"], vocabulary: Sequence[str], top: int
         vocabulary: the tokens' texts.
         top: how many bars.
     """
-    figure, axes = new_figure(len(panels), width=1.2 + 2.3 * len(panels), height=0.6 + 0.28 * top)
+    figure, axes = new_figure(len(panels), width=1.0 + 2.2 * len(panels), height=0.8 + 0.26 * top)
     order = next(iter(panels.values())).argsort(descending=True, stable=True)[:top].tolist()
     widest = max(float(probabilities[order].max()) for probabilities in panels.values())
     for ax, (title, probabilities) in zip(axes, panels.items(), strict=True):
         draw_next_tokens(ax, probabilities, [vocabulary[i] for i in order], order)
         others = 1 - float(probabilities[order].sum())
-        ax.set(title=title, xlim=(0, 1.15 * widest), xlabel=f"all others together {max(others, 0):.2f}")
+        ax.set(title=title, xlim=(0, 1.1 * widest), xlabel=f"all others: {max(others, 0):.2f}")
     return figure
 
 
@@ -827,8 +827,9 @@ def draw_next_tokens(ax: "Axes", probabilities: "Tensor", names: Sequence[str], 
     """Horizontal bars for the tokens `ids`, from top to bottom; a token without probability gets a cross."""
     values = [float(probabilities[i]) for i in ids]
     ax.barh(range(len(ids)), values, color=OF_TENSOR["token"])
-    removed = [row for row, value in enumerate(values) if value == 0]
-    ax.plot([0] * len(removed), removed, "x", color=COLOURS[1], clip_on=False, markersize=6)
+    for row, value in enumerate(values):
+        if value == 0:
+            ax.plot(0, row, "x", color=COLOURS[1], clip_on=False, markersize=6)
     ax.set_yticks(range(len(ids)), [name.replace(" ", "␣").replace("\n", "⏎") for name in names])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)

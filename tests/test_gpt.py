@@ -50,12 +50,14 @@ def test_06_multi_head_attention():
 
 
 def test_08_training_and_validation():
-    lesson = taught("08", "windows-define", "train-define", "surprise-define")
+    lesson = taught("08", "windows-define", "train-define", "better-start-define", "surprise-define")
     ids = torch.randint(12, (500,))
     results = []
-    for train, surprise in ((gpt.train, gpt.surprise), (lesson["train"], lesson["surprise"])):
+    for names in (vars(gpt), lesson):
+        start_small, train, surprise = (names[name] for name in ("start_small", "train", "surprise"))
         torch.manual_seed(1)
         model = gpt.GPT(gpt.GPTConfig(vocab_size=12, context_length=16, hidden_size=8, num_layers=1, num_heads=2))
+        start_small(model)
         losses = list(train(model, ids, steps=12, learning_rate=0.01, length=16, batch_size=3))
         results.append((losses, surprise(model, ids, length=16)))
     (losses, prices), (taught_losses, taught_prices) = results

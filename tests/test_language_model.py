@@ -55,7 +55,7 @@ def test_the_stored_model_guesses_held_out_stories_better_than_chance(stored):
     model, tokenizer = stored
     _, held_out = gpt_tiny.stories()
     perplexity = gpt.surprise(model, gpt_tiny.ids_of(tokenizer, held_out[:10])).mean().exp().item()
-    assert perplexity < 8  # one of 8 tokens; at the start it is one of hundreds
+    assert perplexity < 3.5  # 2.4 on all of them; before training it is one of hundreds
 
 
 def test_surprise_asks_for_each_token_once():
