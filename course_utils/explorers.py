@@ -549,3 +549,48 @@ def attention(
         ),
     }
     return Explorer("attention weights of a trained model", draw, controls)
+
+
+def chatglm_memory(
+    models: dict[str, tuple[dict[str, float], int]],
+    limits: dict[str, float],
+    *,
+    model: str = "",
+    tokens: int = 2048,
+    conversations: int = 1,
+) -> Explorer:
+    """Explorer of notebook 09: model, length and number of conversations → memory for each number format.
+
+    Args:
+        models: name → (GiB of the weights by number format, bytes of cache for each token).
+        limits: GPU → GiB that it offers.
+        model, tokens, conversations: what is shown first.
+    """
+    import ipywidgets
+
+    from course_utils import plots
+    from course_utils.runtime import GIB
+
+    model = model or next(iter(models))
+    one_of("model", model, list(models))
+    between("tokens", tokens, 1, 32768)
+    between("conversations", conversations, 1, 32)
+
+    def draw(model, tokens, conversations):
+        weights, cache_bytes = models[model]
+        figure = plots.memory_bars(weights, tokens * conversations * cache_bytes / GIB, 1.0, limits)
+        figure.suptitle(f"{model}, {conversations} × {tokens:,} tokens")
+        return figure
+
+    # Drawn when a slider is let go, as above.
+    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
+    controls = {
+        "model": ipywidgets.Dropdown(options=list(models), value=model, description="model"),
+        "tokens": ipywidgets.SelectionSlider(
+            options=[2**power for power in range(7, 16)], value=tokens, description="tokens", **shared
+        ),
+        "conversations": ipywidgets.IntSlider(
+            value=conversations, min=1, max=32, description="conversations", **shared
+        ),
+    }
+    return Explorer("memory of a model and its conversations", draw, controls)
