@@ -93,6 +93,11 @@ def read_texts(path: str | Path, column: str = "text") -> list[str]:
             f"{path.name} is not in UTF-8: save it as “CSV UTF-8”.",
             f"{path.name} 不是 UTF-8 编码：请另存为“CSV UTF-8”。",
         ) from None
+    if not texts:
+        raise CourseError(
+            f"{path.name} has no row below its first line: write one text in each row.",
+            f"{path.name} 的首行之下没有内容：请每行写一篇文本。",
+        )
     for number, text in enumerate(texts, start=1):
         if not text.strip():
             raise CourseError(
