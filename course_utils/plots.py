@@ -1021,3 +1021,33 @@ def cuts(panels: dict[str, "Tensor"], kept: dict[str, Callable[["Tensor"], int]]
         ax.legend(loc="upper right")
     axes[0].set_ylabel("probability")
     return figure
+
+
+def memory_bars(weights: Mapping[str, float], cache: float, rest: float, limits: Mapping[str, float]) -> "Figure":
+    """One bar for each number format: weights, cache and the rest, in GiB, against what each GPU of `limits` has."""
+    figure, [ax] = new_figure(width=8.0, height=0.55 * len(weights) + 1.6)
+    ends = []
+    for row, gib in enumerate(weights.values()):
+        start = 0.0
+        for name, part, colour in [
+            ("weights", gib, COLOURS[0]),
+            ("cache", cache, COLOURS[1]),
+            ("the rest", rest, "0.7"),
+        ]:
+            ax.barh(row, part, left=start, color=colour, height=0.6, label=name if row == 0 else None)
+            start += part
+        ax.text(start, row, f" {start:.1f}", va="center", fontsize=9)
+        ends.append(1.1 * start)
+    for name, gib in limits.items():
+        ax.axvline(gib, color="black", linestyle="--", linewidth=1)
+        ax.text(gib, -0.75, f" {name} ", ha="right" if gib == min(limits.values()) else "left", fontsize=9)
+    ax.set(
+        yticks=range(len(weights)),
+        yticklabels=list(weights),
+        xlabel="GiB",
+        xlim=(0, max(22, *ends)),
+        ylim=(len(weights) - 0.5, -1),
+    )
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
