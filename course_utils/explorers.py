@@ -346,7 +346,7 @@ def initialisation(
     return Explorer("a signal and a gradient through a network's layers", draw, controls)
 
 
-def memory(
+def chatglm_memory(
     models: dict[str, tuple[dict[str, float], int]],
     limits: dict[str, float],
     *,

@@ -11,7 +11,7 @@ MODELS = {"small": ({"fp16": 4.0, "int8": 2.0}, 2**20), "large": ({"fp16": 30.0}
 
 def explorer(**settings) -> explorers.Explorer:
     plots.use_course_style()
-    return explorers.memory(MODELS, {"T4": 14.6, "P100": 15.9}, **settings)
+    return explorers.chatglm_memory(MODELS, {"T4": 14.6, "P100": 15.9}, **settings)
 
 
 def test_bars_stack_weights_cache_and_rest():
