@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -49,6 +51,20 @@ class Question:
     split: str
 
 
+@dataclass(frozen=True)
+class Passage:
+    """A piece of a document, `document.text[start:end]`, and the text by which it is searched and quoted.
+
+    `text` begins with the title and the heading that the piece stands under, for a sentence alone rarely says what it
+    is about; a row of a table carries the names of its columns.
+    """
+
+    file: str
+    start: int
+    end: int
+    text: str
+
+
 def load_handbook(folder: Path | None = None) -> list[Document]:
     """Every Markdown, PDF and CSV file below the folder, in the order of their paths."""
     folder = folder or runtime.DATA / "handbook"
@@ -60,6 +76,23 @@ def load_handbook(folder: Path | None = None) -> list[Document]:
             f"{folder} 里没有 .md、.pdf 或 .csv 文件；请检查文件夹的名字。",
         )
     return [readers[file.suffix](file, file.relative_to(folder).as_posix()) for file in files]
+
+
+def split_passages(document: Document) -> list[Passage]:
+    """The document's sentences, items of lists and rows of tables, in their order."""
+    pieces = _rows(document) if document.file.endswith(".csv") else _prose(document)
+    return [
+        Passage(document.file, start, end, f"{place}：{text}" if place else text) for start, end, place, text in pieces
+    ]
+
+
+def holds(passage: Passage, evidence: Evidence, document: Document, answer: str) -> bool:
+    """Whether the piece overlaps the evidence and has the answer, if it is there."""
+    start = document.text.find(evidence.passage)
+    overlaps = (
+        passage.file == evidence.file and passage.start < start + len(evidence.passage) and start < passage.end
+    )
+    return overlaps and (answer not in evidence.passage or answer in document.text[passage.start : passage.end])
 
 
 def load_questions(path: Path | None = None) -> list[Question]:
@@ -179,6 +212,67 @@ def _pdf(path: Path, file: str) -> Document:
             f"{path} 只有页面的图像，没有文字；请先做文字识别（OCR）。",
         )
     return Document(file=file, title=title or path.stem, text=text)
+
+
+def _rows(document: Document) -> Iterator[tuple[int, int, str, str]]:
+    header, start = [], 0
+    for line in document.text.split("\n"):
+        cells = next(csv.reader([line]), [])
+        if header and cells:
+            yield start, start + len(line), document.title, _row(header, cells)
+        header, start = header or cells, start + len(line) + 1
+
+
+def _prose(document: Document) -> Iterator[tuple[int, int, str, str]]:
+    lines, start = [], 0
+    for line in document.text.split("\n"):
+        lines.append((start, start + len(line)))
+        start += len(line) + 1
+    printed = document.file.endswith(".pdf")
+    if printed:
+        lines = _unwrap(document.text, lines)
+    place, header, since = document.title, [], None
+    for start, end in lines:
+        line = document.text[start:end].replace("\n", "")
+        if line.startswith("#") or (printed and re.fullmatch(r"\w{2,8}", line)):
+            # The page's title stands before every passage already.
+            place = document.title if line.startswith("# ") else f"{document.title} · {line.lstrip('# ')}"
+            # A heading may hold a fact, such as a date: the piece after it begins with it.
+            since = start
+        elif line.startswith("|"):
+            cells = [_plain(cell) for cell in line.strip("| ").split(" | ")]
+            if header and not line.startswith("|---"):
+                yield start if since is None else since, end, place, _row(header, cells)
+                since = None
+            header = header or cells
+        else:
+            header = []
+            for found in re.finditer(r".+?(?:[。！？]”?|[.!?](?=\s)|$)\s*", document.text[start:end], re.S):
+                if text := _plain(found[0].replace("\n", "")):
+                    yield start + found.start() if since is None else since, start + found.end(), place, text
+                    since = None
+
+
+def _row(header: list[str], cells: list[str]) -> str:
+    return "；".join(f"{name} {cell}" for name, cell in zip(header, cells, strict=False))
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text)
+    return re.sub(r"^(?:- |\d+\. )", "", text).replace("**", "").strip()
+
+
+def _unwrap(text: str, lines: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    def width(line: str) -> int:
+        return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in line)
+
+    margin = 0.9 * max(width(text[start:end]) for start, end in lines)
+    joined, full = [], False
+    for start, end in lines:
+        joined.append((joined.pop()[0] if full else start, end))
+        # A printed line that reaches the margin continues in the next one.
+        full = width(text[start:end]) > margin and text[end - 1] not in "。！？"
+    return joined
 
 
 def _question(path: Path, number: int, line: str) -> Question:
