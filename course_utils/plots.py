@@ -565,7 +565,8 @@ def recall_curves(
     for name, values in curves.items():
         left.plot(range(1, len(values) + 1), [float(value) for value in values], label=name, color=OF_SEARCH.get(name))
     left.axvline(k, color="0.7", linewidth=1, linestyle=":")
-    left.set(xlabel="k, passages taken", ylabel="recall at k", ylim=(0, 1.02), xlim=(1, None))
+    left.set(xlabel="k, passages taken", ylabel="recall at k", ylim=(-0.02, 1.02), xlim=(1, None))
+    left.set_xticks([1, *range(k, len(next(iter(curves.values()))) + 1, k)])
     left.legend(loc="center right")
     draw_shares(right, shares)
     right.set(ylabel=f"recall at {k}")
