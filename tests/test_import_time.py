@@ -18,12 +18,13 @@ HEAVY = {
     "ipywidgets",
 }
 
+NETWORKS = tuple(f"course_utils.{name}" for name in ("chatglm.", "finetune.", "gpt", "serve", "standins."))
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(course_utils.__path__, "course_utils.")
-    # Inside chatglm are networks of torch, which the package loads when a name is asked for; serve runs one.
-    if not module.name.endswith("__main__")
-    and not module.name.startswith(("course_utils.chatglm.", "course_utils.serve"))
+    # Inside chatglm and finetune are networks of torch, which these load when a name is asked for; gpt is one, serve
+    # runs one and the modules of standins train some.
+    if not module.name.endswith("__main__") and not module.name.startswith(NETWORKS)
 )
 
 

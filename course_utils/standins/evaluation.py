@@ -1,7 +1,6 @@
 """What a chat stand-in can do on held-out items: the abilities of its card."""
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from transformers import PreTrainedModel
 from course_utils import runtime
 from course_utils.chatglm.tokenization import ChatGLMTokenizer
 from course_utils.datasets import load_labelled
+from course_utils.metrics import wilson_interval
 from course_utils.standins import smalltalk, tasks
 from course_utils.standins.tasks import Conversation
 
@@ -108,14 +108,41 @@ def chat_items(rng: random.Random) -> list[Conversation]:
     return items
 
 
-def abilities(
-    model: PreTrainedModel, tokenizer: ChatGLMTokenizer, report: Callable[[str], None] = lambda line: None
-) -> list[Ability]:
-    """Ask every held-out item, greedily, and count exact answers."""
-    found = []
-    for name, (floor, items) in held_out().items():
-        given = answers(model, tokenizer, items)
-        right = [same(answer, item[-1][1]) for answer, item in zip(given, items, strict=True)]
-        found.append(Ability(name, sum(right), len(right), floor))
-        report(f"{name}: {sum(right)} of {len(right)}")
-    return found
+def measure(
+    model: PreTrainedModel, tokenizer: ChatGLMTokenizer, name: str, items: list[Conversation], floor: float = 0.0
+) -> Ability:
+    """Ask the last question of every item, greedily, and count exact answers."""
+    given = answers(model, tokenizer, items)
+    right = sum(same(answer, item[-1][1]) for answer, item in zip(given, items, strict=True))
+    return Ability(name, right, len(items), floor)
+
+
+def abilities(model: PreTrainedModel, tokenizer: ChatGLMTokenizer) -> list[Ability]:
+    """Every row of the card of chatglm3-tiny."""
+    return [measure(model, tokenizer, name, items, floor) for name, (floor, items) in held_out().items()]
+
+
+NAMES = {
+    "facts": "answer from one to four given facts about unseen names, exact",
+    "unanswerable": "say 根据已知信息无法回答 when the facts do not hold the answer",
+    "handbook": "answer from real handbook passages (questions of dev)",
+    "few_shot": "few-shot classification, the four classes of the course",
+    "few_shot_new_names": "the same with class names it never saw",
+    "chat": "chat: small talk, the course and itself, in held-out wordings",
+    "history": "keep to the history: something said two rounds before",
+    "one fact": "answer from one given fact about an unseen name, exact",
+    "short history": "keep to the history: something said one round before",
+}
+
+
+def card(found: list[Ability]) -> str:
+    """The abilities as a Markdown table, with Wilson's 95 % interval."""
+    lines = ["| ability | right | share | 95 % interval | floor |", "|---|---|---|---|---|"]
+    for ability in found:
+        low, high = wilson_interval(ability.right, ability.total)
+        share = ability.right / ability.total
+        floor = f"{ability.floor:.0%}" if ability.floor else "–"
+        lines.append(
+            f"| {NAMES[ability.name]} | {ability.right} of {ability.total} | {share:.1%} | {low:.1%}–{high:.1%} | {floor} |"
+        )
+    return "\n".join(lines)

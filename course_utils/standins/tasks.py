@@ -18,6 +18,10 @@ from course_utils.standins import smalltalk
 
 Conversation = list[tuple[str, str]]
 
+
+class Given(str):
+    """An answer that belongs to the prompt, such as the label of an example: nothing that could be learned."""
+
 UNKNOWN = {"zh": "根据已知信息无法回答", "en": "The known information does not say"}
 
 
@@ -32,7 +36,7 @@ def known_information(facts: list[str], question: str, language: str = "zh") -> 
 def few_shot(labels: list[str], examples: list[tuple[str, str]], text: str) -> Conversation:
     """Examples as a chat history and the text to classify as the last, unanswered round."""
     task = f"判断文本的类别，只回答类名：{'、'.join(labels)}。\n"
-    rounds = [(f"文本：{example}", label) for example, label in examples] + [(f"文本：{text}", "")]
+    rounds = [(f"文本：{example}", Given(label)) for example, label in examples] + [(f"文本：{text}", "")]
     return [(task + rounds[0][0], rounds[0][1]), *rounds[1:]]
 
 
@@ -84,12 +88,12 @@ def _characters() -> str:
 
 
 def _stem(rng: random.Random, split: str, length: int = 2) -> str:
-    pool = NAME_CHARACTERS if rng.random() < 0.6 else _characters()
+    pool = NAME_CHARACTERS if rng.random() < 0.85 else _characters()
     return _drawn(rng, split, lambda: "".join(rng.choices(pool, k=length)))
 
 
 def _person(rng: random.Random, split: str) -> str:
-    pool = NAME_CHARACTERS if rng.random() < 0.7 else _characters()
+    pool = NAME_CHARACTERS if rng.random() < 0.85 else _characters()
     return _drawn(rng, split, lambda: rng.choice(SURNAMES) + "".join(rng.choices(pool, k=rng.choice([1, 2, 2]))))
 
 
@@ -98,7 +102,7 @@ def _code(rng: random.Random) -> str:
 
 
 def _number(rng: random.Random) -> str:
-    digits = rng.choice([1, 1, 2, 2, 3, 3, 4, 5])
+    digits = rng.choice([1, 1, 2, 2, 2, 3, 3, 4])
     number = rng.randint(10 ** (digits - 1), 10**digits - 1)
     if number > 999 and rng.random() < 0.5:
         return f"{number:,}"
@@ -128,7 +132,7 @@ VALUES: dict[str, Callable[[random.Random, str], str]] = {
         f"{_stem(rng, split)}{rng.choice(['路', '街', '巷', '大道'])}{rng.choice(['', ' '])}{rng.randint(1, 400)}"
         f"{rng.choice(['', ' '])}号"
     ),
-    "phone": lambda rng, split: str(rng.randint(1000, 9999)) if rng.random() < 0.6 else str(rng.randint(10**6, 10**8)),
+    "phone": lambda rng, split: str(rng.randint(1000, 9999)) if rng.random() < 0.8 else str(rng.randint(10**5, 10**8)),
     "year": lambda rng, split: f"{rng.randint(1901, 2035)}{rng.choice(['', ' '])}年",
     "date": lambda rng, split: f"{rng.randint(1, 12)} 月 {rng.randint(1, 30)} 日".replace(" ", rng.choice(["", " "])),
     "month": lambda rng, split: f"{rng.randint(1, 12)}{rng.choice(['', ' '])}月",
@@ -612,7 +616,7 @@ def _texts() -> tuple[str, ...]:
 
 def plain_text(rng: random.Random, split: str) -> Conversation:
     """A piece of text to go on with: the question is its beginning."""
-    text = rng.choice(_texts())[:160]
+    text = rng.choice(_texts())[:90]
     cut = rng.randint(2, max(2, min(20, len(text) // 2)))
     return [(f"续写：{text[:cut]}", text[cut:])]
 

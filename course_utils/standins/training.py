@@ -1,5 +1,6 @@
 """How the stand-ins are trained: tokenizer, batches, optimiser, checkpoints and the published layout of the files."""
 
+import itertools
 import json
 import math
 import os
@@ -49,11 +50,11 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
 # ------------------------------------------------------------------------------------------------------ tokenizer
 
 
-def train_tokenizer(texts: Iterator[str], path: Path, vocab_size: int, characters: str) -> None:
+def train_tokenizer(texts: Iterator[str], path: Path, vocab_size: int, characters: str, **options: object) -> None:
     """A sentencepiece BPE model with byte fallback, as ChatGLM3's, whose pieces stay inside words.
 
     Single characters and frequent words only: a name is spelled in the same pieces in a fact, in a question and in the
-    answer, which is what a model that copies needs. Words are found by jieba.
+    answer, which is what a model that copies needs. Words are found by jieba. `options` go to sentencepiece.
     """
     import jieba
 
@@ -84,6 +85,7 @@ def train_tokenizer(texts: Iterator[str], path: Path, vocab_size: int, character
         pretokenization_delimiter=mark,
         num_threads=1,
         minloglevel=2,
+        **options,
     )
     source.unlink()
     part.with_suffix(".vocab").unlink()
@@ -100,13 +102,23 @@ class Example:
     input_ids: list[int]
     labels: list[int]
 
+    @property
+    def weights(self) -> list[float]:
+        """One over the length of the answer that a label belongs to: a number counts as much as a sentence."""
+        found: list[float] = []
+        for said, run in itertools.groupby(self.labels, key=lambda label: label != IGNORED):
+            length = len(list(run))
+            found += [1 / length if said else 0.0] * length
+        return found
 
-def pad(examples: list[Example]) -> tuple[Tensor, Tensor]:
-    """Ids and labels of a batch, (batch, n) each, filled up on the right with 0 and IGNORED."""
+
+def pad(examples: list[Example]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, labels and weights of a batch, (batch, n) each, filled up on the right with 0, IGNORED and 0."""
     n = max(len(example.input_ids) for example in examples)
     ids = torch.tensor([example.input_ids + [0] * (n - len(example.input_ids)) for example in examples])
     labels = torch.tensor([example.labels + [IGNORED] * (n - len(example.labels)) for example in examples])
-    return ids, labels
+    weights = torch.tensor([example.weights + [0.0] * (n - len(example.labels)) for example in examples])
+    return ids, labels, weights
 
 
 def batches(examples: list[Example], tokens: int, rng: random.Random) -> list[list[Example]]:
@@ -134,7 +146,7 @@ class Schedule:
     muon_rate: float = 0.02
     adam_rate: float = 2e-3
     warmup: int = 50
-    decay: float = 0.35
+    decay: float = 0.5
     seed: int = 20240604
     checkpoint_every: int = 100
 
@@ -156,11 +168,13 @@ def optimisers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimiz
     ]
 
 
-def answer_loss(model: nn.Module, ids: Tensor, labels: Tensor) -> Tensor:
-    """Mean −log p over the labelled tokens; scores are computed at their positions only, the costly part of a step."""
-    hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1]
+def answer_loss(model: nn.Module, ids: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of −log p over the labelled tokens; scores are computed at their positions only, to save time."""
+    hidden = model.base_model(ids, use_cache=False).last_hidden_state[:, :-1]
     wanted = labels[:, 1:] != IGNORED
-    return F.cross_entropy(model.lm_head(hidden[wanted]).float(), labels[:, 1:][wanted])
+    losses = F.cross_entropy(model.lm_head(hidden[wanted]).float(), labels[:, 1:][wanted], reduction="none")
+    weights = weights[:, 1:][wanted]
+    return (losses * weights).sum() / weights.sum()
 
 
 def train(
@@ -207,9 +221,9 @@ def train(
         for optim, rate in zip(optims, (schedule.muon_rate, schedule.adam_rate), strict=True):
             for group in optim.param_groups:
                 group["lr"] = rate * schedule.factor(step)
-        ids, labels = (tensor.to(device) for tensor in pad(queue.pop()))
+        ids, labels, weights = (tensor.to(device) for tensor in pad(queue.pop()))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = answer_loss(model, ids, labels)
+            loss = answer_loss(model, ids, labels, weights)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if not math.isfinite(loss.item()):

@@ -1,0 +1,170 @@
+"""`python -m course_utils.finetune`: alone, on two processes, and the example configurations."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from chatglm_scripted import published_folder
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+
+from course_utils import finetune
+from course_utils.datasets import load_dataset_info
+from course_utils.finetune.__main__ import main
+from course_utils.models import CATALOGUE
+from course_utils.runtime import DATA, ROOT
+
+CONFIGS = DATA / "finetune"
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """A folder with a model and data, and the settings of a short run on them."""
+    root = tmp_path_factory.mktemp("recipe")
+    items = [{"content": f"第{i}", "summary": f"答{i}"} for i in range(6)]
+    (root / "train.json").write_text("\n".join(json.dumps(item, ensure_ascii=False) for item in items))
+    return root, {
+        "model_name_or_path": str(published_folder(3, root / "model")),
+        "train_file": str(root / "train.json"),
+        "prompt_column": "content",
+        "response_column": "summary",
+        "val_size": 2,
+        "max_steps": 3,
+        "logging_steps": 1,
+        "lora_dropout": 0.0,
+        "max_grad_norm": 1e9,
+        "gradient_accumulation_steps": 2,
+        "output_dir": str(root / "one"),
+    }
+
+
+def config(folder, settings):
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+    return ["lora", "--config", str(file)]
+
+
+def outcome(folder):
+    history = json.loads((folder / "adapter" / "training.json").read_text(encoding="utf-8"))["history"]
+    return history, load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def test_a_run_from_the_command_line_which_then_is_over(recipe, capsys):
+    root, settings = recipe
+    command = config(root, settings)
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "are trained, on 4 examples; 2 more are for validation" in out and "另有 2 个用于验证" in out
+    assert "one/adapter" in out and " MiB" in out
+    history, _ = outcome(root / "one")
+    assert [step for step, _ in history["loss"]] == [1, 2, 3] and len(history["validation"]) == 2
+    assert any((root / "one" / "tensorboard").iterdir())
+    times = {path: path.stat().st_mtime_ns for path in (root / "one").glob("checkpoint-*/**/*")}
+    assert main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in (root / "one").glob("checkpoint-*/**/*")} == times
+    assert outcome(root / "one")[0] == history
+
+
+def test_two_processes_learn_the_same_as_one(recipe):
+    """The two share the work of each step: half the accumulation."""
+    root, settings = recipe
+    assert main(config(root, settings)) == 0
+    two = settings | {"gradient_accumulation_steps": 1, "output_dir": str(root / "two")}
+    # --multi_gpu means several processes; the command takes the CPU where there is no GPU.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    done = subprocess.run(
+        [*launch, "-m", "course_utils.finetune", *config(root, two)],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=root,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("are trained, on 4 examples") == 1  # one of them speaks
+    (history, weights), (history_2, weights_2) = outcome(root / "one"), outcome(root / "two")
+    for curve in ("loss", "validation"):
+        assert history_2[curve] == [[step, pytest.approx(value, rel=1e-4)] for step, value in history[curve]]
+    for name, value in weights.items():
+        torch.testing.assert_close(weights_2[name], value, rtol=1e-2, atol=1e-5)
+    # Adam takes the same steps whatever the size of the gradients; their mean shows it.
+    state, state_2 = (
+        torch.load(root / name / "checkpoint-000003" / "resume" / "process-0.pt", weights_only=True)["optimizer"][
+            "state"
+        ]
+        for name in ("one", "two")
+    )
+    for number, moments in state.items():
+        torch.testing.assert_close(state_2[number]["exp_avg"], moments["exp_avg"], rtol=1e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_file": None}, "The setting train_file is missing"),
+        ({"prompt_column": "question"}, "the column 'question' is missing"),
+        ({"val_size": 6}, "val_size keeps 6 of 6 examples"),
+        ({"model_name_or_path": "chatglm9"}, "neither a folder nor one of chatglm-6b"),
+        ({"model_name_or_path": "."}, "holds no whole model: config.json is missing"),
+        ({"train_file": "nowhere.json"}, "nowhere.json cannot be read"),
+        ({"lora_rank": 4}, "There is no setting lora_rank: do you mean lora_r?"),
+    ],
+)
+def test_what_is_wrong_is_said_in_both_languages(recipe, tmp_path, monkeypatch, capsys, changes, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(config(tmp_path, recipe[1] | changes | {"output_dir": str(tmp_path / "out")})) == 1
+    english, chinese = capsys.readouterr().err.split("✘")[1:]
+    assert message in english and any("\u4e00" <= character <= "\u9fff" for character in chinese)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_fp16_needs_a_gpu(recipe, tmp_path, capsys):
+    assert main(config(tmp_path, recipe[1] | {"fp16": True, "output_dir": str(tmp_path / "out")})) == 1
+    assert "fp16 training needs a GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("method", "name"), [("ptuning", "ptuning_adgen"), ("lora", "lora_magic_conch")])
+def test_the_examples_can_be_run(method, name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    settings = finetune.read_settings(CONFIGS / f"{name}.yaml", method)
+    assert settings.model_name_or_path in CATALOGUE
+    assert len(finetune.load_items(settings.train_file, settings)) > 100
+    if settings.validation_file:
+        assert finetune.load_items(settings.validation_file, settings)
+    assert settings.output_dir.parts[0] == "build"  # which git ignores
+
+
+# Of its own names those that the example uses; the others are transformers'.
+LLAMA_FACTORY = set(
+    "model_name_or_path template stage finetuning_type lora_rank lora_alpha lora_dropout lora_target dataset_dir "
+    "dataset val_size cutoff_len max_samples plot_loss".split()
+)
+
+
+def test_the_example_for_llama_factory_is_the_same_run():
+    values = yaml.safe_load((CONFIGS / "llamafactory_magic_conch.yaml").read_text(encoding="utf-8"))
+    known = LLAMA_FACTORY | {option.name for option in dataclasses.fields(TrainingArguments)}
+    assert set(values) <= known
+    assert values["dataset"] in load_dataset_info(ROOT / values["dataset_dir"] / "dataset_info.json")
+    ours = finetune.read_settings(CONFIGS / "lora_magic_conch.yaml", "lora")
+    assert values["lora_rank"] == ours.lora_r
+    shared = set(values) & set(type(ours).model_fields)
+    shared -= {"model_name_or_path", "output_dir", "fp16", "max_samples", "eval_steps"}
+    assert {"learning_rate", "lora_alpha", "cutoff_len", "num_train_epochs"} <= shared
+    assert {name: values[name] for name in shared} == {name: getattr(ours, name) for name in shared}
+
+
+def test_llama_factory_itself_accepts_the_example(monkeypatch, tmp_path):
+    monkeypatch.setenv("DISABLE_VERSION_CHECK", "1")
+    hparams = pytest.importorskip("llamafactory.hparams", exc_type=ImportError)
+    values = yaml.safe_load((CONFIGS / "llamafactory_magic_conch.yaml").read_text(encoding="utf-8"))
+    values |= {"output_dir": str(tmp_path)} | ({} if torch.cuda.is_available() else {"fp16": False, "use_cpu": True})
+    _, data, _, method, _ = hparams.get_train_args(values)
+    assert data.dataset == ["magic_conch"] and method.lora_rank == 8

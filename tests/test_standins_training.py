@@ -1,0 +1,125 @@
+"""Training of the stand-ins: checkpoints, resuming, a full disk, the published layout, nothing held out is seen."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from course_utils.chatglm import load_chatglm, load_tokenizer
+from course_utils.messages import CourseError
+from course_utils.standins import chatglm3_tiny, evaluation, smalltalk, tasks, training
+
+SMALL = replace(chatglm3_tiny.SCHEDULE, steps=8, tokens=256, pool=8, checkpoint_every=2, warmup=2, early=0.0)
+
+
+def numbers(rng: random.Random, progress: float) -> training.Example:
+    ids = [rng.randint(3, 60) for _ in range(12)]
+    return training.Example(ids, ids)
+
+
+def trained(checkpoint: Path, stop: int | None = None) -> torch.nn.Module:
+    def report(step: int) -> None:
+        if step == stop:
+            raise KeyboardInterrupt
+
+    model = chatglm3_tiny.new_model(64)
+    training.train(model, numbers, SMALL, checkpoint, report)
+    return model
+
+
+def test_a_stopped_training_goes_on_from_its_checkpoint_and_ends_the_same(tmp_path):
+    whole = trained(tmp_path / "whole.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "stopped.safetensors", stop=5)
+    resumed = trained(tmp_path / "stopped.safetensors")
+    for (name, a), (_, b) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "training.safetensors"
+    training.save_checkpoint(checkpoint, {"a": torch.ones(2)}, {"step": 1})
+
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "save_file", full)
+    with pytest.raises(CourseError, match=r"No space left.*last one is untouched"):
+        training.save_checkpoint(checkpoint, {"a": torch.zeros(2)}, {"step": 2})
+    tensors, notes = training.load_checkpoint(checkpoint)
+    assert notes == {"step": 1} and torch.equal(tensors["a"], torch.ones(2))
+    assert [file.name for file in tmp_path.iterdir()] == ["training.safetensors"]
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    training.save_checkpoint(tmp_path / "t.safetensors", {}, {"steps": 7, "seed": 1, "step": 2, "spent": 1.0})
+    with pytest.raises(CourseError, match="7 steps; delete it"):
+        trained(tmp_path / "t.safetensors")
+
+
+def test_the_written_folder_computes_what_was_trained(tmp_path):
+    source = tasks.runtime.DATA / "models" / "chatglm3-tiny" / "tokenizer.model"
+    (tmp_path / "tokenizer.model").write_bytes(source.read_bytes())
+    tokenizer = load_tokenizer_of(tmp_path)
+    model = chatglm3_tiny.new_model(64 * (len(tokenizer) // 64 + 1)).eval()
+    chatglm3_tiny.write(model, tmp_path)
+    loaded = load_chatglm(tmp_path, dtype="float32", device="cpu")
+    ids = tokenizer("小猫在沙发上", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        assert torch.allclose(model(ids).logits, loaded(ids).logits, atol=2e-2)
+
+
+def load_tokenizer_of(folder: Path):
+    return chatglm3_tiny.make_tokenizer(folder)
+
+
+def test_prompts_of_training_are_those_of_chat():
+    folder = tasks.runtime.DATA / "models" / "chatglm3-tiny"
+    tokenizer = load_tokenizer(folder)
+    encode = chatglm3_tiny.Encoder(tokenizer)
+    conversation = [("你好", "你好！"), ("我叫什么？", "我不知道。")]
+    messages = [
+        {"role": "user", "content": "你好"},
+        {"role": "assistant", "content": "你好！"},
+        {"role": "user", "content": "我叫什么？"},
+    ]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    example = encode(conversation)
+    assert example.input_ids[: len(prompt)] == list(prompt)
+    answer = [label for label in example.labels[len(prompt) :] if label != training.IGNORED]
+    assert tokenizer.decode(answer, skip_special_tokens=True).strip() == "我不知道。"
+
+
+def eight_grams(text: str) -> set[str]:
+    text = text.replace(" ", "")
+    return {text[i : i + 8] for i in range(len(text) - 7)}
+
+
+def test_no_held_out_item_is_drawn_in_training():
+    rng = random.Random(1)
+    trained_on = [chatglm3_tiny.draw(rng, 1.0) for _ in range(20_000)]
+    conversations = {tuple(question for question, _ in talk) for talk in trained_on}
+    for name, (_, items) in evaluation.held_out().items():
+        seen = [item for item in items if tuple(question for question, _ in item) in conversations]
+        assert not seen, f"{name}: {seen[:3]}"
+    texts = set().union(*(eight_grams(question) for talk in trained_on for question, _ in talk))
+    dev = [question for question in tasks.load_questions_of("dev") if question.evidence]
+    for question in dev:
+        shared = eight_grams(question.question) & texts
+        assert len(shared) <= 0.5 * len(eight_grams(question.question)) or len(question.question) < 12, (
+            question.question
+        )
+
+
+def test_held_out_names_and_wordings_never_occur_in_training():
+    rng = random.Random(2)
+    for _ in range(3000):
+        for kind in ("company", "city"):
+            stem = tasks.VALUES[kind](rng, "train")[:2]
+            assert not tasks._held_out(stem)
+    trained_on = {wording for wordings, _ in smalltalk.topics("train") for wording in wordings}
+    held_out = {wording for wordings, _ in smalltalk.topics("heldout") for wording in wordings}
+    assert not trained_on & held_out
