@@ -584,13 +584,13 @@ def shares(groups: dict[str, dict[str, tuple[float, int]]], ylabel: str) -> "Fig
 
 def draw_shares(ax: "Axes", groups: dict[str, dict[str, tuple[float, int]]]) -> None:
     """Name → kind → (how many are right, of how many): a dot for each share, with its interval of 95 %."""
-    from course_utils.retrieval import interval
+    from course_utils.metrics import wilson_interval
 
     kinds = list(next(iter(groups.values())))
     for number, (name, counts) in enumerate(groups.items()):
         places = [place + (number - (len(groups) - 1) / 2) * 0.2 for place in range(len(kinds))]
         middles = [right / total for right, total in counts.values()]
-        ends = [interval(right, total) for right, total in counts.values()]
+        ends = [wilson_interval(round(right), total) for right, total in counts.values()]
         errors = [
             [middle - low for middle, (low, _) in zip(middles, ends, strict=True)],
             [high - middle for middle, (_, high) in zip(middles, ends, strict=True)],

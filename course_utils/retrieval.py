@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from course_utils.handbook_data import Document, Passage, load_handbook
 from course_utils.messages import CourseError
+from course_utils.metrics import wilson_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -271,16 +272,7 @@ def serving(app: "Starlette") -> Iterator[str]:
 # --- how sure a share is
 
 
-def interval(right: float, total: int) -> tuple[float, float]:
-    """Wilson's interval of 95 % for a share: where it would lie for ever more questions of this kind."""
-    z = 1.96
-    share, scale = right / total, 1 + z * z / total
-    middle = (share + z * z / (2 * total)) / scale
-    half = z * (share * (1 - share) / total + (z / (2 * total)) ** 2) ** 0.5 / scale
-    return middle - half, middle + half
-
-
 def share(right: float, total: int) -> str:
-    """A share with its interval, such as "91 % (85–95)"."""
-    low, high = interval(right, total)
+    """A share with the interval of 95 % in which it would lie for ever more questions, such as "91 % (85–95)"."""
+    low, high = wilson_interval(round(right), total)
     return f"{right / total:.0%} ({low:.0%}–{high:.0%})".replace("%–", "–").replace("%", " %").replace(" %)", ")")

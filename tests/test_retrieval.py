@@ -10,7 +10,6 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -218,12 +217,6 @@ def test_what_is_wrong_with_a_server_is_named():
 
 
 # --- shares, figures, explorer
-
-
-@pytest.mark.parametrize("right, total", [(0, 12), (5, 12), (12, 12), (130, 147)])
-def test_the_interval_is_wilsons(right, total):
-    wanted = binomtest(right, total).proportion_ci(method="wilson")
-    assert np.allclose(retrieval.interval(right, total), wanted, atol=1e-4)
 
 
 def test_a_share_is_written_with_its_interval():
