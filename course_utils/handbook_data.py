@@ -89,9 +89,7 @@ def split_passages(document: Document) -> list[Passage]:
 def holds(passage: Passage, evidence: Evidence, document: Document, answer: str) -> bool:
     """Whether the piece overlaps the evidence and has the answer, if it is there."""
     start = document.text.find(evidence.passage)
-    overlaps = (
-        passage.file == evidence.file and passage.start < start + len(evidence.passage) and start < passage.end
-    )
+    overlaps = passage.file == evidence.file and passage.start < start + len(evidence.passage) and start < passage.end
     return overlaps and (answer not in evidence.passage or answer in document.text[passage.start : passage.end])
 
 
