@@ -588,7 +588,7 @@ def draw_shares(ax: "Axes", groups: dict[str, dict[str, tuple[float, int]]]) -> 
 
     kinds = list(next(iter(groups.values())))
     for number, (name, counts) in enumerate(groups.items()):
-        places = [place + (number - (len(groups) - 1) / 2) * 0.2 for place in range(len(kinds))]
+        places = [place + (number - (len(groups) - 1) / 2) * 0.15 for place in range(len(kinds))]
         middles = [right / total for right, total in counts.values()]
         ends = [wilson_interval(round(right), total) for right, total in counts.values()]
         errors = [
@@ -624,35 +624,20 @@ def retrieved(
     for label, parts in rows:
         for n, wrapped in enumerate(_wrapped(parts, width=92)):
             lines.append(("" if n else label, wrapped))
-    from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
+    from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
 
-    figure, [ax] = new_figure(width=11.0, height=0.4 + 0.225 * len(lines))
+    figure, [ax] = new_figure(width=9.5, height=0.21 * len(lines))
     ax.set_axis_off()
-
-    def column(boxes: list) -> "AnchoredOffsetbox":
-        return VPacker(children=boxes, align="left", pad=0, sep=3)
-
-    small = {"fontsize": 9}
-    left = column([TextArea(drawable(label) or " ", textprops=small | {"color": "0.4"}) for label, _ in lines])
-    right = column(
-        [
-            HPacker(
-                children=[
-                    TextArea(
-                        drawable(text),
-                        textprops=small | ({"color": COLOURS[1], "fontweight": "bold"} if shared else {}),
-                    )
-                    for text, shared in parts
-                ],
-                align="baseline",
-                pad=0,
-                sep=0,
-            )
-            for _, parts in lines
+    for number, (label, parts) in enumerate(lines):
+        y = 1 - (number + 0.5) / len(lines)
+        ax.text(0, y, drawable(label), color="0.4", fontsize=9, va="center", transform=ax.transAxes)
+        pieces = [
+            TextArea(drawable(text), textprops={"fontsize": 9, "color": COLOURS[1] if shared else "black"})
+            for text, shared in parts
         ]
-    )
-    both = HPacker(children=[left, right], align="top", pad=0, sep=16)
-    ax.add_artist(AnchoredOffsetbox(loc="upper left", child=both, frameon=False, pad=0, borderpad=0))
+        line = HPacker(children=pieces, align="baseline", pad=0, sep=0)
+        at = {"xycoords": "axes fraction", "box_alignment": (0, 0.5), "frameon": False, "pad": 0}
+        ax.add_artist(AnnotationBbox(line, (0.24, y), **at))
     return figure
 
 
