@@ -395,3 +395,157 @@ def retrieval(
         "k": ipywidgets.IntSlider(value=k, min=1, max=10, description="passages", **shared),
     }
     return Explorer("from a question to an answer", draw, controls)
+
+
+LONGEST_TEXT = 80  # characters that the explorer of notebook 05 cuts
+
+
+def tokens(cut: Callable[[str, int], dict[str, list[bytes]]], most_merges: int, *, text: str, merges: int) -> Explorer:
+    """Explorer of notebook 05: a text and a number of merges → the text cut in several ways, with counts.
+
+    Args:
+        cut: takes the text and how many merges BPE may use; returns name → tokens, as UTF-8 bytes.
+        most_merges: how many merges there are.
+        text, merges: what is shown first.
+    """
+    import ipywidgets
+
+    from course_utils import plots
+
+    between("merges", merges, 0, most_merges)
+
+    def draw(text, merges):
+        figure = plots.token_boxes(cut(text[:LONGEST_TEXT], merges))
+        if len(text) > LONGEST_TEXT:
+            figure.suptitle(f"only the first {LONGEST_TEXT} characters are shown", fontsize=9)
+        return figure
+
+    controls = {
+        # Redrawn when Enter is pressed or the box is left, not at each key.
+        "text": ipywidgets.Text(value=text, description="text", continuous_update=False, layout={"width": "30em"}),
+        "merges": ipywidgets.IntSlider(
+            value=merges, max=most_merges, step=10, description="merges", continuous_update=False
+        ),
+    }
+    return Explorer("a text cut into tokens", draw, controls)
+
+
+def memory(
+    needed: Callable[..., dict[str, float]],
+    models: dict[str, object],
+    dtypes: list[str],
+    optimisers: list[str],
+    *,
+    model: str = "",
+    dtype: str = "",
+    context: int = 2048,
+    batch: int = 1,
+) -> Explorer:
+    """Explorer of notebook 07: model, dtype, context, batch, optimiser → GiB by part, and whether a T4 holds it.
+
+    Args:
+        needed: takes (model, dtype, context, batch, optimiser) and returns bytes by part; nothing where that cannot
+            be done.
+        models: name → what `needed` takes as model.
+        dtypes, optimisers: the choices; the first optimiser is shown first.
+        model, dtype, context, batch: what is shown first.
+    """
+    import ipywidgets
+
+    from course_utils import plots
+    from course_utils.runtime import GIB
+
+    model, dtype = model or next(iter(models)), dtype or dtypes[0]
+    one_of("model", model, models)
+    one_of("dtype", dtype, dtypes)
+    between("context", context, 128, 32768)
+    between("batch", batch, 1, 64)
+    card = 16e9 / GIB
+
+    def draw(model, dtype, context, batch, optimiser):
+        parts = {name: size / GIB for name, size in needed(models[model], dtype, context, batch, optimiser).items()}
+        total = sum(parts.values())
+        figure = plots.stacked_bars({model: parts}, "GiB", {"T4 (16 GB)": card})
+        if parts:
+            verdict = "fits a T4" if total < card else "does not fit a T4"
+            text = f"{dtype}, context {context}, batch {batch}, {optimiser}: {total:.1f} GiB, {verdict}"
+        else:
+            text = f"{dtype} weights are too coarse for small steps: train in fp16 or fp32"
+        figure.suptitle(text, fontsize=10)
+        return figure
+
+    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
+    choose = ipywidgets.Dropdown
+    lengths = [128 * 2**power for power in range(9)]
+    controls = {
+        "model": choose(options=list(models), value=model, description="model"),
+        "dtype": choose(options=dtypes, value=dtype, description="dtype"),
+        "context": ipywidgets.SelectionSlider(options=lengths, value=context, description="context", **shared),
+        "batch": ipywidgets.IntSlider(value=batch, min=1, max=64, description="batch", **shared),
+        "optimiser": choose(options=optimisers, description="optimiser"),
+    }
+    return Explorer("memory for running and training a model", draw, controls)
+
+
+def sampling(
+    prompts: list[str],
+    next_logits: Callable[[str], "Tensor"],
+    rule: Callable[..., "Tensor"],
+    samples: Callable[[str, Callable[["Tensor"], "Tensor"]], list[str]],
+    vocabulary: list[str],
+) -> Explorer:
+    """Explorer of notebook 08: prompt, temperature, top-k, top-p, min-p → what may come next, and texts drawn so.
+
+    Args:
+        prompts: to choose from; the first is shown first.
+        next_logits: prompt → scores of the next token, shape [len(vocabulary)].
+        rule: takes (logits, temperature, k, p, min_p) and returns logits.
+        samples: takes a prompt and a function logits → logits, and returns a few texts.
+        vocabulary: the tokens' texts.
+    """
+    import functools
+    import textwrap
+
+    import ipywidgets
+    import torch
+
+    from course_utils import plots
+
+    def draw(prompt, temperature, k, p, min_p, seed):
+        logits = next_logits(prompt)
+        settings = {"temperature": temperature, "k": k, "p": p, "min_p": min_p}
+        with torch.random.fork_rng(devices=[]):  # the same texts each time, and the notebook's own draws go on
+            torch.manual_seed(seed)
+            texts = samples(prompt, lambda row: rule(row, *settings.values()))
+        order = logits.argsort(descending=True, stable=True)[:12].tolist()
+        figure, (learned, drawn, text) = plots.new_figure(3, width=11.5, height=4.2)
+        for ax, title, scores in (
+            (learned, "as learned", logits),
+            (drawn, "drawn from", rule(logits, *settings.values())),
+        ):
+            probabilities = scores.softmax(dim=-1)
+            plots.draw_next_tokens(ax, probabilities, [vocabulary[i] for i in order], order)
+            ax.set(title=f"{title}: {int((probabilities > 0).sum())} tokens", xlim=(0, 1), xlabel="probability")
+        text.axis("off")
+        lines = [line for sample in texts for line in [*textwrap.wrap(sample, _columns(sample)), ""]]
+        # The panel's width is fixed, the text's is not: it may not push the bars aside.
+        text.text(0, 1, "\n".join(lines), va="top", fontsize=9, transform=text.transAxes).set_in_layout(False)
+        figure.suptitle(prompt)
+        return figure
+
+    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
+    slide = functools.partial(ipywidgets.FloatSlider, **shared)
+    controls = {
+        "prompt": ipywidgets.Dropdown(options=prompts, description="prompt"),
+        "temperature": slide(value=1.0, min=0.1, max=3, step=0.1, description="temperature"),
+        "k": ipywidgets.IntSlider(value=len(vocabulary), min=1, max=len(vocabulary), description="top-k", **shared),
+        "p": slide(value=0.9, min=0.05, max=1, step=0.05, description="top-p"),
+        "min_p": slide(value=0.0, max=1, step=0.01, description="min-p"),
+        "seed": ipywidgets.IntSlider(value=1, min=1, max=20, description="draw number", **shared),
+    }
+    return Explorer("the next token, and texts drawn by a rule", draw, controls)
+
+
+def _columns(text: str) -> int:
+    """Where to break a line: a Chinese character is about twice as wide as a letter."""
+    return 21 if any("\u4e00" <= character <= "\u9fff" for character in text) else 42

@@ -1,16 +1,25 @@
-"""The small GPT that notebooks 05 to 08 build piece by piece, whole.
+"""The small GPT that notebooks 05 to 08 build piece by piece, whole: model, tokens, training, drawing, files.
 
 Each class is a copy of the one that a notebook ends with; `tests/test_gpt.py` proves them equal. The layout is that
 of GPT-2 (Radford et al. 2019): learned positions, a LayerNorm before each sub-layer, one matrix for looking tokens
 up and for scoring them.
 """
 
+import dataclasses
+import json
 import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from course_utils.messages import CourseError
 
 
 @dataclass(frozen=True)
@@ -133,3 +142,134 @@ class GPT(nn.Module):
             all_weights.append(weights)
             new_caches.append(cache)
         return self.head(self.final_norm(x)), all_weights, new_caches
+
+
+class Tokenizer:
+    """One token for a Chinese character, for an English word with the space before it, or for a mark.
+
+    Id 0 ends a text, id 1 stands for whatever the vocabulary does not hold.
+    """
+
+    END, UNKNOWN = "[EOS]", "[UNK]"
+    PIECE = re.compile(r" ?[A-Za-z]+|.", re.DOTALL)
+
+    def __init__(self, vocabulary: list[str]):
+        self.vocabulary = vocabulary
+        self.ids = {token: i for i, token in enumerate(vocabulary)}
+
+    @classmethod
+    def of(cls, texts: Iterable[str], at_least: int = 2) -> "Tokenizer":
+        """The vocabulary of `texts`: every token that occurs `at_least` so often, the most frequent first."""
+        counts = Counter(token for text in texts for token in cls.PIECE.findall(text))
+        # Among equals the order of the alphabet decides, so that the same texts always give the same ids.
+        frequent = sorted((-count, token) for token, count in counts.items() if count >= at_least)
+        return cls([cls.END, cls.UNKNOWN, *(token for _, token in frequent)])
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`."""
+        return [self.ids.get(token, self.ids[self.UNKNOWN]) for token in self.PIECE.findall(text)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; the end shows as [EOS]."""
+        return "".join(self.vocabulary[i] for i in ids)
+
+
+@torch.no_grad()
+def start_small(model: GPT) -> None:
+    """Give a narrow GPT a start from which it learns faster.
+
+    GPT-2's standard deviation of 0.02 suits a width of 768 and is too small for less: weights become 1/√width, as
+    notebook 04 derives it. Positions begin as the waves of notebook 05, with which "one place back" is easy to learn.
+    """
+    width = model.config.hidden_size
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            parameter /= 0.02 * width**0.5
+    angles = torch.arange(model.config.context_length)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)
+    waves = torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
+    model.position_embedding.weight.copy_(waves * (2 / width) ** 0.5)
+
+
+def random_windows(ids: Tensor, length: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Inputs and labels, (batch_size, length) each, from random places of a long text."""
+    starts = torch.randint(len(ids) - length, (batch_size, 1))
+    windows = ids[starts + torch.arange(length + 1)]
+    return windows[:, :-1], windows[:, 1:]
+
+
+def train(
+    model: nn.Module, ids: Tensor, steps: int, learning_rate: float = 3e-3, length: int = 64, batch_size: int = 4
+) -> Iterator[float]:
+    """Train `model` (ids → logits) on one long text and yield the loss before each step.
+
+    The learning rate rises during the first twentieth of the steps and then falls along a cosine.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=0.05, cycle_momentum=False
+    )
+    for _ in range(steps):
+        inputs, labels = random_windows(ids, length, batch_size)
+        loss = F.cross_entropy(model(inputs).flatten(0, 1), labels.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        yield loss.item()
+
+
+@torch.no_grad()
+def surprise(model: nn.Module, ids: Tensor, length: int = 64) -> Tensor:
+    """−log p of the tokens ids[1:], each predicted from at least `length` / 2 tokens before it where there are so many.
+
+    What does not fill the last half window is left out.
+    """
+    windows = ids.unfold(0, length + 1, length // 2)
+    losses = torch.cat(
+        [
+            F.cross_entropy(model(some[:, :-1]).transpose(1, 2), some[:, 1:], reduction="none")
+            for some in windows.split(64)
+        ]
+    )
+    return torch.cat([losses[0, : length // 2], losses[:, length // 2 :].flatten()])
+
+
+def save_gpt(folder: str | Path, model: GPT, tokenizer: Tokenizer) -> None:
+    """Write model.safetensors (fp16), vocab.json and config.json into `folder`, each whole or not at all."""
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The head shares its matrix with the token embedding: it is stored once.
+    weights = {name: value.half() for name, value in model.state_dict().items() if name != "head.weight"}
+    files = {
+        "model.safetensors": save(weights),
+        "vocab.json": (json.dumps(tokenizer.vocabulary, ensure_ascii=False) + "\n").encode(),
+        "config.json": (json.dumps(dataclasses.asdict(model.config), indent=2) + "\n").encode(),
+    }
+    for name, content in files.items():
+        part = folder / f"{name}.part"
+        part.write_bytes(content)
+        os.replace(part, folder / name)
+
+
+def load_gpt(folder: str | Path) -> tuple[GPT, Tokenizer]:
+    """The model (float32, in evaluation mode) and the tokenizer that `save_gpt` wrote into `folder`."""
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    try:
+        config = GPTConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        tokenizer = Tokenizer(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
+        weights = load_file(folder / "model.safetensors")
+    except FileNotFoundError as error:
+        raise CourseError(
+            f"{folder.name} has no {Path(error.filename or folder).name}; restore it with "
+            "`git checkout -- data/models`, or train it again: `python -m course_utils.standins.gpt_tiny`.",
+            f"{folder.name} 里没有 {Path(error.filename or folder).name}；请用 `git checkout -- data/models` 恢复，"
+            "或重新训练：`python -m course_utils.standins.gpt_tiny`。",
+        ) from error
+    model = GPT(config)
+    model.load_state_dict(weights | {"head.weight": weights["token_embedding.weight"]})
+    return model.eval(), tokenizer

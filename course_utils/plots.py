@@ -1,5 +1,6 @@
 """Figures: one style for all of them, with Chinese glyphs that are really drawn."""
 
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,13 +12,20 @@ from course_utils.messages import CourseError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
     from torch import Tensor
 
+
 CHINESE_FONT = "Noto Sans CJK SC"
+
+
 CHINESE_FONT_FILE = "fonts/NotoSansCJKsc-Regular-GB2312.otf"
+
 
 # Okabe and Ito's colours, told apart with every common kind of colour vision; yellow, faint on white, comes last.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
+
+
 # The same optimiser has the same colour in every figure.
 OF_OPTIMISER = dict(zip(["momentum", "RMSProp", "AdaGrad", "Adam", "", "", "SGD"], COLOURS, strict=False))
 
@@ -503,6 +511,7 @@ def lines_in_panels(
             for name, values in lines.items():
                 ax.plot([float(value) for value in values], label=name, color=OF_SCHEME.get(name), linewidth=1.7)
             ax.set(ylim=ylim, yscale="log" if log else "linear", title="" if index else title)
+            ax.locator_params(axis="x", integer=True)
     for ax in axes[-1]:
         ax.set_xlabel(xlabel)
     handles, names = axes[0, 0].get_legend_handles_labels()
@@ -684,3 +693,472 @@ def drawable(text: str) -> str:
     ]
     known = [letter if any(font.get_char_index(ord(letter)) for font in fonts) else "□" for letter in text]
     return "".join(known).replace("$", r"\$")
+
+
+# The same tensor of a transformer has the same colour in every figure.
+OF_TENSOR = {
+    **dict(zip(["token", "query", "position", "key", "weights", "value"], COLOURS, strict=False)),
+    "stream": "#777777",
+    "feed-forward": "#8C6D31",
+}
+
+
+def text_to_logits(
+    until: str,
+    tokens: Sequence[str],
+    ids: Sequence[int],
+    vocab_size: int,
+    *,
+    hidden_size: int = 128,
+    num_layers: int = 4,
+    num_heads: int = 4,
+    next_token: str = "?",
+) -> "Figure":
+    """The way of a text through a GPT, tensor by tensor with their shapes; it grows from notebook 05 to 08.
+
+    Each tensor has one strip per token and, except for the logits, its true width; the last token's strip is darker.
+
+    Args:
+        until: the last stage shown: "embeddings" (05), "attention" (06), "block" (07), "logits" or "token" (08).
+        tokens, ids: of the text; at most a dozen are readable.
+        vocab_size, hidden_size, num_layers, num_heads: of the model, as in `course_utils.gpt.GPTConfig`.
+        next_token: what comes out at the end of stage "token".
+    """
+    stages = ["embeddings", "attention", "block", "logits", "token"]
+    if until not in stages:
+        raise CourseError(
+            f"until is {until!r}, but must be one of {', '.join(stages)}.",
+            f"until 为 {until!r}，应为以下之一：{', '.join(stages)}。",
+        )
+    if len(tokens) != len(ids):
+        raise CourseError(
+            f"{len(tokens)} tokens and {len(ids)} ids were given: each token has one id.",
+            f"给出了 {len(tokens)} 个词元和 {len(ids)} 个 id：每个词元应有一个 id。",
+        )
+    last = stages.index(until)
+    n, d = len(tokens), hidden_size
+    row, unit = 0.15, 0.62  # inches: height of a strip, width of a tensor with hidden_size columns
+    tall, vocabulary = n * row, 2.0
+    titles = [
+        "05 · text to vectors",
+        "06 · attention",
+        f"07 · a block, {num_layers} of them",
+        "08 · scores for a token",
+    ]
+    lane = tall + 1.1
+    lanes = min(last, 3) + 1
+    figure, [ax] = new_figure(width=9.6, height=lanes * lane)
+    ax.set(xlim=(0, 9.6), ylim=(-lanes * lane, 0), aspect="equal")
+    ax.axis("off")
+    x = top = 0.0
+
+    def start(number: int) -> None:
+        nonlocal x, top
+        x, top = 0.1, -number * lane - 0.6
+        ax.text(0, top + 0.5, titles[number], weight="bold", color="black" if number == lanes - 1 else "0.5")
+
+    def label(name: str, shape: str, width: float, lift: float = 0.07) -> None:
+        ax.text(x + width / 2, top + lift, name, ha="center", va="bottom", fontsize=8.5)
+        ax.text(x + width / 2, top - tall - 0.07, shape, ha="center", va="top", fontsize=8.5, color="0.35")
+
+    def tensor(
+        name: str, shape: str, of: str, width: float = unit, *, slices: int = 1, rows: Sequence[int] = range(n)
+    ) -> None:
+        nonlocal x
+        for r in rows:
+            alpha = 0.85 if r == n - 1 else 0.4
+            ax.add_patch(_box(x, top - (r + 1) * row, width, row, OF_TENSOR[of], alpha=alpha, edgecolor="white"))
+        for edge in range(1, slices):
+            ax.plot([x + edge * width / slices] * 2, [top, top - tall], color="white", linewidth=2)
+        label(name, shape, width)
+        x += width
+
+    def column(name: str, shape: str, texts: Sequence[object], width: float) -> None:
+        nonlocal x
+        for r, text in enumerate(texts):
+            weight = {"color": "black"} if r == n - 1 else {"color": "0.35"}
+            ax.text(x + width / 2, top - (r + 0.5) * row, text, ha="center", va="center", fontsize=8.5, **weight)
+        label(name, shape, width)
+        x += width
+
+    def attention_weights() -> None:
+        nonlocal x
+        shift = 0.06
+        for card in reversed(range(num_heads)):
+            left, high = x + card * shift, top + card * shift
+            ax.add_patch(_box(left, high - tall, tall, tall, "white", edgecolor="0.6"))
+        for r, c in itertools.product(range(n), range(n)):
+            alpha = 0 if c > r else 0.85 if r == n - 1 else 0.4
+            cell = (x + c * row, top - (r + 1) * row, row, row)
+            ax.add_patch(_box(*cell, OF_TENSOR["weights"], alpha=alpha, edgecolor="white"))
+        label("weights", f"[{num_heads}, {n}, {n}]", tall, lift=num_heads * shift)
+        x += tall + (num_heads - 1) * shift
+
+    def arrow(*what: str, width: float = 0.95, rows_above: float = n / 2) -> None:
+        nonlocal x
+        middle = top - rows_above * row
+        ax.annotate(
+            "", (x + width - 0.05, middle), (x + 0.05, middle), arrowprops={"arrowstyle": "-|>", "color": "0.3"}
+        )
+        ax.text(x + width / 2, middle + 0.06, "\n".join(what), ha="center", va="bottom", fontsize=8)
+        x += width
+
+    def sign(text: str, width: float = 0.36) -> None:
+        nonlocal x
+        ax.text(x + width / 2, top - tall / 2, text, ha="center", va="center", fontsize=13)
+        x += width
+
+    def add_from(source: float) -> None:
+        """A plus sign, and the line that brings the tensor at `source` past everything in between."""
+        goal, low = x + 0.18, top - tall - 0.32
+        sign("+")
+        ax.plot([source, source, goal], [top - tall - 0.22, low, low], color="0.3", linewidth=1.2)
+        ax.annotate("", (goal, top - tall / 2 - 0.1), (goal, low), arrowprops={"arrowstyle": "-|>", "color": "0.3"})
+
+    start(0)
+    column("tokens", "", tokens, 0.6)
+    arrow("vocabulary", width=1.4)
+    column("ids", f"[{n}]", ids, 0.6)
+    arrow("rows of", f"$E$ [{vocab_size}, {d}]", width=1.7)
+    tensor("token vectors", f"[{n}, {d}]", "token")
+    sign("+", 1.0)
+    tensor("positions", f"[{n}, {d}]", "position")
+    sign("=", 1.0)
+    tensor("x", f"[{n}, {d}]", "stream")
+    if last >= 1:
+        start(1)
+        tensor("x", f"[{n}, {d}]", "stream")
+        arrow("× $W_Q$", "× $W_K$", "× $W_V$", width=0.75)
+        for name in ["query", "key", "value"]:
+            tensor(name, f"[{num_heads}, {n}, {d // num_heads}]", name, unit, slices=num_heads)
+            x += 0.3
+        arrow("query · key", r"÷ $\sqrt{d_k}$, mask,", "softmax", width=1.0)
+        attention_weights()
+        arrow("× value", width=0.75)
+        tensor("mixed", f"[{n}, {d}]", "value", slices=num_heads)
+        arrow("× $W_O$", width=0.75)
+        tensor("to be added", f"[{n}, {d}]", "value")
+    if last >= 2:
+        start(2)
+        tensor("x", f"[{n}, {d}]", "stream")
+        source = x - unit / 2
+        arrow("norm,", "attention", width=0.9)
+        tensor("", f"[{n}, {d}]", "value")
+        add_from(source)
+        tensor("x", f"[{n}, {d}]", "stream")
+        source = x - unit / 2
+        arrow("norm,", "× $W_{up}$,", "GELU", width=0.75)
+        tensor("feed-forward", f"[{n}, {4 * d}]", "feed-forward", 4 * unit)
+        arrow("× $W_{down}$", width=0.85)
+        tensor("", f"[{n}, {d}]", "feed-forward")
+        add_from(source)
+        tensor("x", f"[{n}, {d}]", "stream")
+    if last >= 3:
+        start(3)
+        tensor("x", f"[{n}, {d}]", "stream")
+        arrow("final", "norm", width=0.75)
+        tensor("", f"[{n}, {d}]", "stream")
+        arrow("× $E^T$", width=0.7)
+        tensor("logits", f"[{n}, {vocab_size}], not to scale", "token", vocabulary)
+    if last >= 4:
+        arrow("last row,", "softmax", width=0.85, rows_above=n - 0.5)
+        tensor("", f"[{vocab_size}], sums to 1", "token", vocabulary, rows=[n - 1])
+        arrow("choose", width=0.8, rows_above=n - 0.5)
+        ax.text(x + 0.1, top - (n - 0.5) * row, next_token, ha="left", va="center", fontsize=13)
+    return figure
+
+
+def _box(x: float, y: float, width: float, height: float, colour: str, **style: object) -> "Patch":
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), width, height, facecolor=colour, **style)
+
+
+def token_boxes(rows: Mapping[str, Sequence[bytes]]) -> "Figure":
+    """Texts cut into tokens, one box each. A token that is only a part of a character is shown by its bytes, `E7 8C`.
+
+    Args:
+        rows: name → the tokens of a text, as UTF-8 bytes.
+    """
+    lines_of = {name: _wrapped(tokens, most=64) for name, tokens in rows.items()}
+    height = sum(0.34 * len(lines) + 0.36 for lines in lines_of.values())
+    figure, [ax] = new_figure(width=9.0, height=height)
+    ax.set(xlim=(0, 9), ylim=(-height, 0))
+    ax.axis("off")
+    y = 0.0
+    for name, tokens in rows.items():
+        characters = len(b"".join(tokens).decode("utf-8", errors="replace"))
+        a_character = f", {len(tokens) / characters:.2f} per character" if characters else ""
+        ax.text(0, y - 0.16, name, weight="bold", va="center", fontsize=9.5)
+        ax.text(9, y - 0.16, f"{len(tokens)} tokens{a_character}", ha="right", va="center", fontsize=9.5)
+        y -= 0.3
+        for line in lines_of[name]:
+            x = 0.0
+            for number, text, units, whole in line:
+                width = units * 9 / 65
+                box = _box(x + 0.01, y - 0.29, width - 0.02, 0.26, COLOURS[number % 5], alpha=0.3, edgecolor="none")
+                ax.add_patch(box)
+                size = 9 if whole else 7.5
+                ax.text(x + width / 2, y - 0.165, text, ha="center", va="center", fontsize=size, parse_math=False)
+                x += width
+            y -= 0.34
+        y -= 0.06
+    return figure
+
+
+def _wrapped(tokens: Sequence[bytes], most: float) -> list[list[tuple[int, str, float, bool]]]:
+    """Lines of (number of the token, what is shown, its width, whether it is whole characters), at most `most` wide."""
+    import unicodedata
+
+    lines, used = [[]], 0.0
+    for number, token in enumerate(tokens):
+        try:
+            shown, whole = "".join(_visible(character) for character in token.decode("utf-8")), True
+            units = 0.7 + sum(1.6 if unicodedata.east_asian_width(c) in "WF" else 0.85 for c in shown)
+        except UnicodeDecodeError:
+            shown, whole = token.hex(" ").upper(), False
+            units = 0.5 + 0.65 * len(shown)
+        if used + units > most and lines[-1]:
+            lines.append([])
+            used = 0.0
+        lines[-1].append((number, shown, units, whole))
+        used += units
+    return lines
+
+
+def _visible(character: str) -> str:
+    """The character itself, a sign for a space, or its number where the course's fonts cannot draw it."""
+    if character.isspace():
+        return "␣" if character == " " else "⏎"
+    return character if any(font.get_char_index(ord(character)) for font in _fonts()) else f"U+{ord(character):X}"
+
+
+@functools.cache
+def _fonts() -> list:
+    from matplotlib.font_manager import findfont
+    from matplotlib.ft2font import FT2Font
+
+    _add_chinese_font()
+    return [FT2Font(findfont(name)) for name in ("DejaVu Sans", CHINESE_FONT)]
+
+
+# The same way of telling a position has the same colour in every figure.
+OF_POSITION = dict(zip(["learned", "sinusoidal", "relative", "rotary"], COLOURS, strict=False))
+
+
+def similarities(panels: Mapping[str, "Tensor"], groups: Mapping[str, Sequence[str]]) -> "Figure":
+    """How alike each two words are, from −1 (blue) to 1 (red): one square for each panel, ordered by groups.
+
+    Args:
+        panels: title → similarities of all words of all groups, in their order, shape [words, words].
+        groups: what the words have in common → the words.
+    """
+    words = [word for members in groups.values() for word in members]
+    figure, axes = new_figure(len(panels), width=2.0 + 3.1 * len(panels), height=4.4)
+    for ax, (title, matrix) in zip(axes, panels.items(), strict=True):
+        image = ax.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
+        ax.set(title=title, xticks=[], yticks=[])
+        ax.grid(False)
+        for end in list(itertools.accumulate(len(members) for members in groups.values()))[:-1]:
+            ax.axhline(end - 0.5, color="black", linewidth=0.8)
+            ax.axvline(end - 0.5, color="black", linewidth=0.8)
+    axes[0].set_yticks(range(len(words)), words, fontsize=8)
+    figure.colorbar(image, ax=axes, shrink=0.6, label="cosine similarity")
+    return figure
+
+
+# The same part of a model, or of the memory that it takes, has the same colour in every figure.
+OF_PART = {
+    "embeddings": OF_TENSOR["token"],
+    "attention": OF_TENSOR["value"],
+    "feed-forward": OF_TENSOR["feed-forward"],
+    "norms": "black",
+    **dict(zip(["weights", "gradients", "KV cache", "optimiser", "activations"], COLOURS, strict=False)),
+}
+
+
+def stacked_bars(
+    rows: Mapping[str, Mapping[str, float]], xlabel: str, limits: Mapping[str, float] | None = None
+) -> "Figure":
+    """One horizontal bar per row, made of parts laid end to end; `limits` are named, dashed lines across all rows.
+
+    Args:
+        rows: name → part → size. Each part has one colour; the total stands behind the bar.
+        xlabel: what is measured.
+        limits: name → where the line stands.
+    """
+    limits = limits or {}
+    figure, [ax] = new_figure(width=8.5, height=1.3 + 0.45 * len(rows))
+    for place, parts in enumerate(rows.values()):
+        start = 0.0
+        for part, size in parts.items():
+            ax.barh(place, size, left=start, height=0.6, color=OF_PART.get(part), label=part)
+            start += size
+        ax.text(start, place, f"  {start:.4g}", va="center", fontsize=9)
+    longest = max([sum(parts.values()) for parts in rows.values()] + list(limits.values()))
+    ax.set(yticks=range(len(rows)), yticklabels=list(rows), xlabel=xlabel, xlim=(0, 1.1 * longest))
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    for name, where in limits.items():
+        ax.axvline(where, color="0.3", linestyle="--", linewidth=1.2)
+        ax.text(where, -0.55, f" {name}", ha="center", va="bottom", fontsize=9, color="0.3")
+    handles, names = ax.get_legend_handles_labels()
+    if by_name := dict(zip(names, handles, strict=True)):
+        figure.legend(by_name.values(), by_name, loc="outside right upper", fontsize=9)
+    return figure
+
+
+def who_hears_whom(panels: Mapping[str, "Tensor"], tokens: Sequence[str]) -> "Figure":
+    """One square per panel: row i has a coloured field in column j where the vector of token i depends on token j.
+
+    Args:
+        panels: name → shape [n, n], true or false.
+        tokens: the n tokens.
+    """
+    from matplotlib.colors import ListedColormap
+
+    figure, axes = new_figure(len(panels), width=2.9 * len(panels), height=3.2)
+    places = range(len(tokens))
+    for ax, (name, heard) in zip(axes, panels.items(), strict=True):
+        ax.imshow(heard.numpy(), cmap=ListedColormap(["white", OF_TENSOR["weights"]]), vmin=0, vmax=1)
+        ax.set(title=name, xticks=places, xticklabels=tokens, yticks=places, yticklabels=tokens, xlabel="… this one")
+        ax.set_xticks([place - 0.5 for place in places], minor=True)
+        ax.set_yticks([place - 0.5 for place in places], minor=True)
+        ax.grid(False)
+        ax.grid(which="minor", color="0.85", linewidth=0.8)
+        ax.tick_params(which="both", length=0)
+    axes[0].set_ylabel("this one hears …")
+    return figure
+
+
+def attention_maps(
+    maps: dict[str, "Tensor"], queries: Sequence[str], keys: Sequence[str] | None = None, *, per_row: int = 4
+) -> "Figure":
+    """One heat map per entry: row i shows how token i shares its attention out among the columns.
+
+    A weight of exactly 0, as only a mask makes it, is grey. Small maps have their numbers written in.
+
+    Args:
+        maps: title → weights of shape [len(queries), len(keys)]; each row sums to 1.
+        queries: the tokens that look, from top to bottom.
+        keys: the tokens that are looked at, from left to right; without it, the same.
+        per_row: maps that stand side by side.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap
+
+    keys = queries if keys is None else keys
+    columns = min(per_row, len(maps))
+    rows = -(-len(maps) // columns)
+    alone = len(maps) == 1
+    # Many maps are small pictures to compare; one map, or a few of a few tokens, are there to be read.
+    cell = 0.34 if len(keys) > 8 and alone else 0.58 if len(maps) <= 4 else 1.5 / len(keys)
+    readable = len(keys) <= 8 and len(maps) <= 4
+    shades = LinearSegmentedColormap.from_list("weights", ["white", OF_TENSOR["weights"]]).with_extremes(bad="0.9")
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(columns * (cell * len(keys) + 0.35) + 1.2, rows * (cell * len(queries) + 0.45) + 0.8),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
+    )
+    plt.close(figure)
+    for ax in axes.flat[len(maps) :]:
+        ax.axis("off")
+    for ax, (title, weights) in zip(axes.flat, maps.items(), strict=False):
+        weights = weights.detach().double()
+        ax.imshow(weights.masked_fill(weights == 0, float("nan")).numpy(), cmap=shades, vmin=0, vmax=1, aspect="auto")
+        ax.set_title(title, fontsize=10)
+        small = {"fontsize": 10 if cell > 0.3 else 7}
+        ax.set_xticks(range(len(keys)), keys, **small)
+        ax.set_yticks(range(len(queries)), queries, **small)
+        ax.tick_params(length=0)
+        ax.grid(False)
+        for side in ("top", "right"):
+            ax.spines[side].set_visible(True)
+        for i, row in enumerate(weights.tolist() if readable else []):
+            for j, weight in enumerate(row):
+                if weight > 0:
+                    ax.text(j, i, f"{weight:.2f}".lstrip("0"), ha="center", va="center", fontsize=9)
+    figure.supxlabel("looked at", fontsize=9)
+    figure.supylabel("who looks", fontsize=9)
+    return figure
+
+
+def power_laws(panels: dict[str, dict[str, Sequence[float]]], x: Sequence[float], xlabel: str) -> "Figure":
+    """One panel per quantity, both axes logarithmic: measured points, and the power of x that fits the last three.
+
+    Args:
+        panels: label of the y axis → name of the line → values at `x`.
+        x: where was measured, at least three places.
+        xlabel: what x means.
+    """
+    import numpy as np
+
+    figure, axes = new_figure(len(panels), width=4.9 * len(panels), height=3.8)
+    for ax, (ylabel, lines) in zip(axes, panels.items(), strict=True):
+        for number, (name, values) in enumerate(lines.items()):
+            power, shift = np.polyfit(np.log(x[-3:]), np.log(values[-3:]), 1)
+            ax.plot(x, values, "o", color=COLOURS[number], markersize=5)
+            fit = np.exp(shift) * np.asarray(x[-3:], dtype=float) ** power
+            ax.plot(x[-3:], fit, color=COLOURS[number], linewidth=1.2, label=f"{name}: n to the power {power:.1f}")
+        ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+        ax.set_xticks(x, [f"{place:g}" for place in x])
+        ax.minorticks_off()
+        ax.legend(fontsize=9)
+    return figure
+
+
+def next_tokens(panels: dict[str, "Tensor"], vocabulary: Sequence[str], top: int = 12) -> "Figure":
+    """One panel per entry: a bar for each of the tokens that the first entry finds most probable.
+
+    Args:
+        panels: title → probabilities, shape [len(vocabulary)].
+        vocabulary: the tokens' texts.
+        top: how many bars.
+    """
+    figure, axes = new_figure(len(panels), width=1.0 + 2.2 * len(panels), height=0.8 + 0.26 * top)
+    order = next(iter(panels.values())).argsort(descending=True, stable=True)[:top].tolist()
+    widest = max(float(probabilities[order].max()) for probabilities in panels.values())
+    for ax, (title, probabilities) in zip(axes, panels.items(), strict=True):
+        draw_next_tokens(ax, probabilities, [vocabulary[i] for i in order], order)
+        others = 1 - float(probabilities[order].sum())
+        ax.set(title=title, xlim=(0, 1.1 * widest), xlabel=f"all others: {max(others, 0):.2f}")
+    return figure
+
+
+def draw_next_tokens(ax: "Axes", probabilities: "Tensor", names: Sequence[str], ids: Sequence[int]) -> None:
+    """Horizontal bars for the tokens `ids`, from top to bottom; a token without probability gets a cross."""
+    values = [float(probabilities[i]) for i in ids]
+    ax.barh(range(len(ids)), values, color=OF_TENSOR["token"])
+    for row, value in enumerate(values):
+        if value == 0:
+            ax.plot(0, row, "x", color=COLOURS[1], clip_on=False, markersize=6)
+    ax.set_yticks(range(len(ids)), [name.replace(" ", "␣").replace("\n", "⏎") for name in names])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
+
+
+def cuts(panels: dict[str, "Tensor"], kept: dict[str, Callable[["Tensor"], int]], most: int = 60) -> "Figure":
+    """One panel per entry: probabilities in falling order, and how many tokens each rule keeps.
+
+    Args:
+        panels: title → probabilities, shape [vocabulary].
+        kept: rule → function from the probabilities to the number of tokens that stay.
+        most: ranks that are drawn.
+    """
+    figure, axes = new_figure(len(panels), width=9.5, height=3.8)
+    for ax, (title, probabilities) in zip(axes, panels.items(), strict=True):
+        ranks = range(1, most + 1)
+        ax.bar(ranks, probabilities.sort(descending=True).values[:most], color="0.8", width=1.0)
+        for number, (rule, count) in enumerate(kept.items()):
+            stay = count(probabilities)
+            ax.axvline(min(stay, most) + 0.5, color=COLOURS[number], linestyle=["-", "--", ":"][number % 3])
+            ax.plot([], [], color=COLOURS[number], linestyle=["-", "--", ":"][number % 3], label=f"{rule}: {stay} stay")
+        ax.set(title=title, xlabel="tokens, most probable first", yscale="log", ylim=(1e-5, 1.2), xlim=(0, most + 2))
+        ax.legend(loc="upper right")
+    axes[0].set_ylabel("probability")
+    return figure

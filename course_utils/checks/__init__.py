@@ -182,11 +182,11 @@ def attempt(situation: str, function: Callable, *arguments: object) -> object:
 
 
 def same(found: list[Seen], right: list[Seen]) -> bool:
-    """Whether two lists of observations have the same values, to a relative 1e-6; nan equals nan."""
+    """Whether two lists of observations have the same shapes and values, to a relative 1e-6; nan equals nan."""
     import torch
 
     return len(found) == len(right) and all(
-        torch.allclose(a.value, b.value, rtol=1e-6, atol=1e-9, equal_nan=True)
+        a.value.shape == b.value.shape and torch.allclose(a.value, b.value, rtol=1e-6, atol=1e-9, equal_nan=True)
         for a, b in zip(found, right, strict=True)
     )
 

@@ -15,7 +15,7 @@ from course_utils.messages import CourseError
 DATA_SETS = ("adgen", "magic_conch", "finance", "stories")
 
 # Each is a module here with `train(folder)`, `evaluate(folder)` and `card(result)`.
-MODELS = {"chatglm3-tiny": "chatglm3_tiny", "chatglm-tiny": "chatglm_tiny"}
+MODELS = {"chatglm3-tiny": "chatglm3_tiny", "chatglm-tiny": "chatglm_tiny", "text2vec-tiny": "text2vec"}
 
 
 def make_data(name: str, folder: Path | None = None) -> list[Path]:

@@ -29,8 +29,8 @@ NAME = "chatglm3-tiny"
 HIDDEN_SIZE, LAYERS, HEADS, HEAD_DIM, GROUPS, FEED_FORWARD = 192, 5, 4, 48, 2, 384
 CONTEXT = 1024
 VOCAB_SIZE = 6000
-EARLY = 0.3  # the share of the steps that go to short conversations, in small batches
-SCHEDULE = Schedule(steps=3400, early=EARLY)
+EARLY = 0.25  # the share of the steps that go to short conversations, in small batches
+SCHEDULE = Schedule(steps=4000, early=EARLY)
 
 
 def published_config(vocab_size: int) -> dict[str, object]:

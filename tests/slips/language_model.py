@@ -1,0 +1,58 @@
+"""Wrong answers to the exercises of notebook 08."""
+
+# exercise → misconception → (what the solution says, what the student writes instead), once or more
+SLIPS = {
+    "inputs_and_labels": {
+        "not shifted": ("[*ids[1:], end]", "ids"),
+        "shifted the wrong way": ("[*ids[1:], end]", "[end, *ids[:-1]]"),
+        "no end": ("ids, [*ids[1:], end]", "ids[:-1], ids[1:]"),
+        "shifted by two": ("[*ids[1:], end]", "[*ids[2:], end, end]"),
+        "the end as an input": ("    return ids", "    ids = [*ids, end]\n    return ids"),
+        "inputs and labels swapped": ("ids, [*ids[1:], end]", "[*ids[1:], end], ids"),
+        "one label too few": ("[*ids[1:], end]", "ids[1:]"),
+    },
+    "perplexity": {
+        "sum instead of mean": (".mean()", ".sum()"),
+        "two bases": ("logits.log_softmax(dim=-1)", "logits.softmax(dim=-1).log2()"),
+        "the loss itself": ("(-log_p.mean()).exp()", "-log_p.mean()"),
+        "sign lost": ("-log_p", "log_p"),
+        "softmax over the positions": ("dim=-1", "dim=0"),
+        "mean of the probabilities": ("(-log_p.mean()).exp()", "1 / log_p.exp().mean()"),
+        "mean after the exponential": ("(-log_p.mean()).exp()", "(-log_p).exp().mean()"),
+        "no softmax": ("logits.log_softmax(dim=-1)", "logits"),
+        "all tokens instead of the right one": ("log_p.gather(1, labels[:, None])", "log_p"),
+    },
+    "temperature_and_top_k": {
+        "temperature multiplied": ("logits / temperature", "logits * temperature"),
+        "one too few": ("logits < kth", "logits <= kth"),
+        "one too many": ("logits.topk(k).values[..., -1:]",
+                         "logits.sort(descending=True).values[..., k : k + 1]"),
+        "the best removed": ("logits < kth", "logits >= kth"),
+        "zero instead of −∞": ('float("-inf")', "0.0"),
+        "no temperature": ("(logits / temperature)", "logits"),
+        "threshold at another temperature": ("    return (logits / temperature)",
+                                             "    logits = logits / temperature\n    return logits"),
+        "probabilities": ('float("-inf"))', 'float("-inf")).softmax(dim=-1)'),
+        "temperature after the softmax": ("(logits / temperature)", "(logits.softmax(dim=-1) / temperature)"),
+    },
+    "top_p": {
+        "the crossing token dropped": (" - probabilities", ""),
+        "not put back into order": ("drop.scatter(-1, order, drop)", "drop"),
+        "gather instead of scatter": ("drop.scatter(-1, order, drop)", "drop.gather(-1, order)"),
+        "smallest first": ("descending=True", "descending=False"),
+        "the best removed": ("before >= p", "before < p"),
+        "zero instead of −∞": ('float("-inf")', "0.0"),
+        "no softmax": ("logits.softmax(dim=-1).sort", "logits.sort"),
+        "each probability alone": ("before >= p", "probabilities < p"),
+    },
+    "cached_step": {
+        "stale positions": ("weight[start:end]", "weight[: new_ids.shape[1]]"),
+        "one position early": ("weight[start:end]", "weight[max(start - 1, 0) : max(start - 1, 0) + new_ids.shape[1]]"),
+        "positions from another axis": ("shape[2]", "shape[3]"),
+        "cache not used": ("caches[i] if caches else None", "None"),
+        "one cache for all layers": ("caches[i]", "caches[0]"),
+        "old cache kept": ("(x)), new_caches", "(x)), caches or new_caches"),
+        "no positions": (" + model.position_embedding.weight[start:end]", ""),
+        "no final norm": ("model.final_norm(x)", "x"),
+    },
+}  # fmt: skip

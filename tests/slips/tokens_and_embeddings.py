@@ -1,0 +1,55 @@
+"""Wrong answers to the exercises of notebook 05."""
+
+# exercise → misconception → (what the solution says, what the student writes instead), once or more
+SLIPS = {
+    "merge": {
+        "only the first place": ("            i += 2\n", "            return merged + ids[i + 2 :]\n"),
+        "second half of the pair kept": ("i += 2", "i += 1"),
+        "last id lost": ("i < len(ids)", "i < len(ids) - 1"),
+        "order ignored": ("tuple(ids[i : i + 2]) == pair", "tuple(sorted(ids[i : i + 2])) == pair"),
+        "pair not removed": ("merged.append(new_id)", "merged.extend([new_id, *pair])"),
+        "neighbour skipped": ("i += 1", "i += 2"),
+        "unmerged ids left out": ("merged.append(ids[i])", "pass"),
+        "each half replaced": ("tuple(ids[i : i + 2]) == pair", "ids[i] in pair", "i += 2", "i += 1"),
+        "from the right": ("    merged, i = [], 0\n", "    merged, i, ids, pair = [], 0, ids[::-1], pair[::-1]\n",
+                           "return merged", "return merged[::-1]"),
+    },
+    "windows": {
+        "shift forgotten": ("ids[i + 1 : i + length + 1]", "ids[i : i + length]"),
+        "next window as target": ("ids[i + 1 : i + length + 1]", "ids[i + length : i + 2 * length]",
+                                  "len(ids) - length,", "len(ids) - 2 * length + 1,"),
+        "inputs and targets swapped": ("return inputs, targets", "return targets, inputs"),
+        "windows run over the end": ("len(ids) - length,", "len(ids),"),
+        "one target too few": ("len(ids) - length,", "len(ids) - length + 1,"),
+        "last window lost": ("len(ids) - length,", "len(ids) - length - 1,"),
+        "stride ignored": (", stride)\n    inputs", ")\n    inputs"),
+        "stride is the length": (", stride)\n    inputs", ", length)\n    inputs"),
+        "one target a window": ("ids[i + 1 : i + length + 1]", "ids[i + length]"),
+    },
+    "embedding_gradient": {
+        "overwritten": ("+=", "="),
+        "averaged over repetitions": ("+= upstream[row]", "+= upstream[row] / (ids == token_id).sum()"),
+        "row of the place instead of the id": ("        gradient[token_id] +=",
+                                               "        if row < vocab_size:\n            gradient[row] +="),
+        "one row a token": ("return gradient", "return upstream"),
+        "uses counted": ("+= upstream[row]", "+= 1"),
+        "subtracted": ("+=", "-="),
+        "every row gets everything": ("gradient[token_id] +=", "gradient +="),
+    },
+    "rotate": {
+        "turned the other way": ("angle.sin()", "(-angle).sin()"),
+        "minus missing": (" - right", " + right"),
+        "neighbours paired": ("x[:half], x[half:]", "x[0::2], x[1::2]",
+                              "turned[:half]", "turned[0::2]", "turned[half:]", "turned[1::2]"),
+        "one angle for all pairs": ("[base ** (-i / half) for i in range(half)]", "[1.0]"),
+        "exponent over the whole width": ("-i / half", "-i / len(x)"),
+        "angles grow": ("-i / half", "i / half"),
+        "counted from 1": ("angle = position", "angle = (position + 1)"),
+        "right half from the turned left": ("turned = x.clone()", "turned = x.clone()\n    left, right = turned[:half],"
+                                            " turned[half:]"),
+        "sin and cos swapped": ("angle.cos()", "angle.x()", "angle.sin()", "angle.cos()", "angle.x()", "angle.sin()"),
+        "base ignored": ("base **", "10_000.0 **"),
+        "halves swapped": ("turned[:half]", "turned[X]", "turned[half:]", "turned[:half]",
+                           "turned[X]", "turned[half:]"),
+    },
+}  # fmt: skip
