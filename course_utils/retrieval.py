@@ -237,7 +237,7 @@ def complete(address: str, model: str, prompt: str, key: str = "", seconds: floa
             f"{address} 拒绝了请求（{error.code}）：{said} 请检查模型名 {model!r} 和密钥。",
         ) from None
     except OSError as error:
-        reason = getattr(error, "reason", error)
+        reason = type(getattr(error, "reason", error)).__name__
         raise CourseError(
             f"No answer from {address} ({reason}): is the server running, and is the port right?",
             f"{address} 没有回应（{reason}）：服务器在运行吗？端口对吗？",

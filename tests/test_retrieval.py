@@ -3,8 +3,10 @@
 import ast
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -214,6 +216,59 @@ def test_what_is_wrong_with_a_server_is_named():
             retrieval.complete(address.removesuffix("/v1"), "m", "?")
     with pytest.raises(CourseError, match="is the server running"):
         retrieval.complete(address, "m", "?")
+
+
+def small_model(folder: Path) -> list[str]:
+    """A random model of transformers with a chat template, in a folder; what it says to "a b", greedily."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = ["<s>", "</s>", "user", "assistant", *(chr(ord("a") + i) for i in range(26))]
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<s>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role + ' ' + m.content + ' ' }}{% endfor %}assistant"
+    torch.manual_seed(3)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(words), bos_token_id=0, eos_token_id=1, pad_token_id=1, **shape)
+    )
+    model.generation_config.max_new_tokens = 8
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    ids = tokenizer("user a b assistant", return_tensors="pt")
+    answer = model.generate(**ids, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    return tokenizer.decode(answer, skip_special_tokens=True).split()
+
+
+def test_another_real_server_is_asked_in_the_same_way(tmp_path):
+    """`transformers serve`, which is not ours, with a model of its own."""
+    pytest.importorskip("fastapi", reason="transformers serve needs fastapi, which the course does not install")
+    pytest.importorskip("openai", reason="transformers serve needs openai")
+    expected = small_model(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = "from transformers.cli.transformers import main; main()"
+    options = ["serve", str(tmp_path), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen([sys.executable, "-c", code, *options], stderr=subprocess.PIPE, text=True, env=offline)
+    try:
+        for _ in range(600):
+            try:
+                answer = retrieval.complete(f"http://127.0.0.1:{port}/v1", str(tmp_path), "a b")
+                break
+            except CourseError as error:
+                assert process.poll() is None, process.stderr.read()
+                if "is the server running" not in str(error):
+                    raise
+                time.sleep(0.5)
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    assert answer.split()[: len(expected)] == expected and expected  # the server sets no limit of 8
 
 
 # --- shares, figures, explorer
