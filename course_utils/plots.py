@@ -631,7 +631,7 @@ def retrieved(
     rows.append(("answer", [(answer or "—", True)]))
     lines = []
     for label, parts in rows:
-        for n, wrapped in enumerate(_wrapped(parts, width=92)):
+        for n, wrapped in enumerate(_lines_of_parts(parts, width=92)):
             lines.append(("" if n else label, wrapped))
     from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
 
@@ -664,7 +664,7 @@ def _marked(text: str, asked: Collection[str]) -> list[tuple[str, bool]]:
     ]
 
 
-def _wrapped(parts: list[tuple[str, bool]], width: int) -> list[list[tuple[str, bool]]]:
+def _lines_of_parts(parts: list[tuple[str, bool]], width: int) -> list[list[tuple[str, bool]]]:
     """The parts in lines of at most `width` columns; a Chinese character takes two."""
     import unicodedata
 

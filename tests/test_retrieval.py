@@ -312,7 +312,7 @@ def test_the_explorer_follows_question_search_and_k(explorer):
 
 def test_shared_terms_are_marked():
     assert plots._marked("水泵 86 元", {"水泵", "6"}) == [("水泵", True), (" 86 元", False)]
-    lines = plots._wrapped([("水泵" * 3, False), ("ab", True)], width=8)
+    lines = plots._lines_of_parts([("水泵" * 3, False), ("ab", True)], width=8)
     assert lines == [[("水泵水泵", False)], [("水泵", False), ("ab", True)]]
     assert plots.drawable("水泵 $5 \U0001f994") == r"水泵 \$5 □"
 
