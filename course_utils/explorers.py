@@ -346,6 +346,57 @@ def initialisation(
     return Explorer("a signal and a gradient through a network's layers", draw, controls)
 
 
+def retrieval(
+    passages: list,
+    scores_by: Callable[[str, str], Iterable[float]],
+    prompt_for: Callable[[str, list], str],
+    ask: Callable[[str], str],
+    terms: Callable[[str], list[str]],
+    searches: list[str],
+    *,
+    question: str,
+    k: int = 4,
+) -> Explorer:
+    """Explorer of notebook 12: question → passages with scores and what they share with it → prompt → answer.
+
+    Args:
+        passages: what is searched, each with `.file` and `.text`.
+        scores_by: takes (search, question) and returns a score for each passage.
+        prompt_for: takes (question, passages found) and returns the prompt.
+        ask: the language model, from prompt to answer.
+        terms: cuts a text into the terms that are compared.
+        searches: the names that `scores_by` knows; the first is shown first.
+        question, k: what is shown first.
+    """
+    import ipywidgets
+    import numpy as np
+
+    from course_utils import plots
+    from course_utils.retrieval import LONGEST_QUESTION
+
+    between("k", k, 1, 10)
+
+    def draw(question, search, k):
+        if not question.strip() or len(question) > LONGEST_QUESTION:
+            answer = (
+                f"(type a question of 1 to {LONGEST_QUESTION} characters · 请输入 1 到 {LONGEST_QUESTION} 个字符的问题)"
+            )
+            return plots.retrieved(question[:60], [], "", answer, terms)
+        scores = np.asarray(scores_by(search, question))
+        best = np.argsort(-scores, kind="stable")[:k]
+        prompt = prompt_for(question, [passages[number] for number in best])
+        found = [(float(scores[number]), passages[number].file, passages[number].text) for number in best]
+        return plots.retrieved(question, found, prompt, ask(prompt), terms)
+
+    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
+    controls = {
+        "question": ipywidgets.Text(value=question, description="question", layout={"width": "90%"}, **shared),
+        "search": ipywidgets.Dropdown(options=list(searches), value=searches[0], description="search"),
+        "k": ipywidgets.IntSlider(value=k, min=1, max=10, description="passages", **shared),
+    }
+    return Explorer("from a question to an answer", draw, controls)
+
+
 LONGEST_TEXT = 80  # characters that the explorer of notebook 05 cuts
 
 

@@ -554,6 +554,147 @@ def histograms(rows: dict[str, dict[str, "Tensor"]]) -> "Figure":
     return figure
 
 
+# The same search has the same colour in every figure.
+OF_SEARCH = {
+    "by meaning": COLOURS[0],
+    "by letters (BM25)": COLOURS[1],
+    "both fused": COLOURS[2],
+    "vectors shuffled": "0.6",
+    "exact": COLOURS[0],
+    "ivf": COLOURS[1],
+    "hnsw": COLOURS[2],
+}
+
+
+def recall_curves(
+    curves: dict[str, Sequence[float]], shares: dict[str, dict[str, tuple[float, int]]], k: int = 5
+) -> "Figure":
+    """Left recall against k = 1, 2, … for every search; right the shares found at `k`, as `draw_shares` has them."""
+    figure, (left, right) = new_figure(2, width=11.0, height=3.8)
+    for name, values in curves.items():
+        left.plot(range(1, len(values) + 1), [float(value) for value in values], label=name, color=OF_SEARCH.get(name))
+    left.axvline(k, color="0.7", linewidth=1, linestyle=":")
+    left.set(xlabel="k, passages taken", ylabel="recall at k", ylim=(-0.02, 1.02), xlim=(1, None))
+    left.set_xticks([1, *range(k, len(next(iter(curves.values()))) + 1, k)])
+    left.legend(loc="center right")
+    draw_shares(right, shares)
+    right.set(ylabel=f"recall at {k}")
+    return figure
+
+
+def shares(groups: dict[str, dict[str, tuple[float, int]]], ylabel: str) -> "Figure":
+    """One panel of `draw_shares`."""
+    figure, [ax] = new_figure(width=8.0)
+    draw_shares(ax, groups)
+    ax.set(ylabel=ylabel)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=len(groups))
+    return figure
+
+
+def draw_shares(ax: "Axes", groups: dict[str, dict[str, tuple[float, int]]]) -> None:
+    """Name → kind → (how many are right, of how many): a dot for each share, with its interval of 95 %."""
+    from course_utils.metrics import wilson_interval
+
+    kinds = list(next(iter(groups.values())))
+    for number, (name, counts) in enumerate(groups.items()):
+        places = [place + (number - (len(groups) - 1) / 2) * 0.15 for place in range(len(kinds))]
+        middles = [right / total for right, total in counts.values()]
+        ends = [wilson_interval(round(right), total) for right, total in counts.values()]
+        errors = [
+            [middle - low for middle, (low, _) in zip(middles, ends, strict=True)],
+            [high - middle for middle, (_, high) in zip(middles, ends, strict=True)],
+        ]
+        ax.errorbar(places, middles, yerr=errors, fmt="o", capsize=3, label=name, color=OF_SEARCH.get(name))
+    ax.set_xticks(range(len(kinds)), [f"{kind}\n({groups[next(iter(groups))][kind][1]})" for kind in kinds])
+    ax.set(ylim=(-0.02, 1.02))
+
+
+def retrieved(
+    question: str,
+    found: Sequence[tuple[float, str, str]],
+    prompt: str,
+    answer: str,
+    terms: Callable[[str], Collection[str]],
+) -> "Figure":
+    """A question on its way to an answer: passages (score, file, text) with what they share with it, prompt, answer.
+
+    Args:
+        terms: cuts a text into the terms that are compared; what both have is drawn in colour.
+    """
+    asked = set(terms(question))
+    rows: list[tuple[str, list[tuple[str, bool]]]] = [("question", [(question, False)])]
+    for score, file, text in found:
+        rows.append((f"{score:.2f}  {file}", _marked(text, asked)))
+    rows += [
+        ("prompt", [(line, False)]) if not n else ("", [(line, False)]) for n, line in enumerate(prompt.split("\n"))
+    ]
+    rows.append(("answer", [(answer or "—", True)]))
+    lines = []
+    for label, parts in rows:
+        for n, wrapped in enumerate(_lines_of_parts(parts, width=92)):
+            lines.append(("" if n else label, wrapped))
+    from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
+
+    figure, [ax] = new_figure(width=9.5, height=0.21 * len(lines))
+    ax.set_axis_off()
+    for number, (label, parts) in enumerate(lines):
+        y = 1 - (number + 0.5) / len(lines)
+        ax.text(0, y, drawable(label), color="0.4", fontsize=9, va="center", transform=ax.transAxes)
+        pieces = [
+            TextArea(drawable(text), textprops={"fontsize": 9, "color": COLOURS[1] if shared else "black"})
+            for text, shared in parts
+        ]
+        line = HPacker(children=pieces, align="baseline", pad=0, sep=0)
+        at = {"xycoords": "axes fraction", "box_alignment": (0, 0.5), "frameon": False, "pad": 0}
+        ax.add_artist(AnnotationBbox(line, (0.24, y), **at))
+    return figure
+
+
+def _marked(text: str, asked: Collection[str]) -> list[tuple[str, bool]]:
+    """The text in parts, each with whether it is among the terms asked for."""
+    import re
+
+    shared = [False] * len(text)
+    for term in asked:
+        for hit in re.finditer(rf"(?<![a-z0-9]){re.escape(term)}(?![a-z0-9])", text.lower()):
+            shared[hit.start() : hit.end()] = [True] * len(term)
+    return [
+        ("".join(letter for letter, _ in part), mark)
+        for mark, part in itertools.groupby(zip(text, shared, strict=True), key=lambda pair: pair[1])
+    ]
+
+
+def _lines_of_parts(parts: list[tuple[str, bool]], width: int) -> list[list[tuple[str, bool]]]:
+    """The parts in lines of at most `width` columns; a Chinese character takes two."""
+    import unicodedata
+
+    lines: list[list[tuple[str, bool]]] = [[]]
+    room = width
+    for text, mark in parts:
+        piece = ""
+        for letter in text:
+            needs = 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+            if needs > room:
+                lines[-1].append((piece, mark))
+                lines.append([])
+                piece, room = "", width
+            piece, room = piece + letter, room - needs
+        lines[-1].append((piece, mark))
+    return [[part for part in line if part[0]] or [(" ", False)] for line in lines]
+
+
+def drawable(text: str) -> str:
+    """The text with a box for every character that the course's fonts lack; a dollar is just a dollar."""
+    from matplotlib import font_manager
+
+    fonts = [
+        font_manager.get_font(str(runtime.DATA / CHINESE_FONT_FILE)),
+        font_manager.get_font(font_manager.findfont("DejaVu Sans")),
+    ]
+    known = [letter if any(font.get_char_index(ord(letter)) for font in fonts) else "□" for letter in text]
+    return "".join(known).replace("$", r"\$")
+
+
 # The same tensor of a transformer has the same colour in every figure.
 OF_TENSOR = {
     **dict(zip(["token", "query", "position", "key", "weights", "value"], COLOURS, strict=False)),
