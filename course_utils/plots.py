@@ -1194,7 +1194,7 @@ def memory_bars(weights: Mapping[str, float], cache: float, rest: float, limits:
     return figure
 
 
-def shares(counts: dict[str, tuple[int, int]], xlabel: str, chance: float | None = None) -> "Figure":
+def shares_in_rows(counts: dict[str, tuple[int, int]], xlabel: str, chance: float | None = None) -> "Figure":
     """One row per entry, (right, total): the share as a point, its 95 % interval (Wilson) as a bar."""
     from course_utils.metrics import wilson_interval
 

@@ -64,7 +64,7 @@ def test_the_figures_show_the_intervals_and_the_counts():
     from course_utils import plots
     from course_utils.metrics import wilson_interval
 
-    [ax] = plots.shares({"a": (3, 40), "b": (40, 40)}, "right", chance=0.25).axes
+    [ax] = plots.shares_in_rows({"a": (3, 40), "b": (40, 40)}, "right", chance=0.25).axes
     bars = [tuple(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) == 2]
     assert bars[:2] == [wilson_interval(3, 40), wilson_interval(40, 40)]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
