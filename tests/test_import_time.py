@@ -18,7 +18,7 @@ HEAVY = {
     "ipywidgets",
 }
 
-NETWORKS = tuple(f"course_utils.{name}" for name in ("chatglm.", "finetune.", "gpt", "serve", "standins."))
+NETWORKS = tuple(f"course_utils.{name}" for name in ("chatglm.", "finetune.", "gpt", "serve", "standins.", "few_shot"))
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(course_utils.__path__, "course_utils.")
