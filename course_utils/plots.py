@@ -836,7 +836,7 @@ def draw_next_tokens(ax: "Axes", probabilities: "Tensor", names: Sequence[str], 
     ax.tick_params(axis="y", length=0)
 
 
-def cuts(panels: dict[str, "Tensor"], kept: dict[str, Callable[["Tensor"], int]], most: int = 60) -> "Figure":
+def cuts(panels: dict[str, "Tensor"], kept: dict[str, Callable[["Tensor"], int]], most: int = 80) -> "Figure":
     """One panel per entry: probabilities in falling order, and how many tokens each rule keeps.
 
     Args:
