@@ -235,6 +235,9 @@ def surprise(model: nn.Module, ids: Tensor, length: int = 64) -> Tensor:
     return torch.cat([losses[0, : length // 2], losses[:, length // 2 :].flatten()])
 
 
+FILES = ("model.safetensors", "vocab.json", "config.json")
+
+
 def save_gpt(folder: str | Path, model: GPT, tokenizer: Tokenizer) -> None:
     """Write model.safetensors (fp16), vocab.json and config.json into `folder`, each whole or not at all."""
     from safetensors.torch import save
@@ -243,12 +246,12 @@ def save_gpt(folder: str | Path, model: GPT, tokenizer: Tokenizer) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # The head shares its matrix with the token embedding: it is stored once.
     weights = {name: value.half() for name, value in model.state_dict().items() if name != "head.weight"}
-    files = {
-        "model.safetensors": save(weights),
-        "vocab.json": (json.dumps(tokenizer.vocabulary, ensure_ascii=False) + "\n").encode(),
-        "config.json": (json.dumps(dataclasses.asdict(model.config), indent=2) + "\n").encode(),
-    }
-    for name, content in files.items():
+    contents = [
+        save(weights),
+        (json.dumps(tokenizer.vocabulary, ensure_ascii=False) + "\n").encode(),
+        (json.dumps(dataclasses.asdict(model.config), indent=2) + "\n").encode(),
+    ]
+    for name, content in zip(FILES, contents, strict=True):
         part = folder / f"{name}.part"
         part.write_bytes(content)
         os.replace(part, folder / name)
@@ -259,17 +262,16 @@ def load_gpt(folder: str | Path) -> tuple[GPT, Tokenizer]:
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    try:
-        config = GPTConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        tokenizer = Tokenizer(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
-        weights = load_file(folder / "model.safetensors")
-    except FileNotFoundError as error:
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise CourseError(
-            f"{folder.name} has no {Path(error.filename or folder).name}; restore it with "
+            f"{folder.name} has no {missing[0]}; restore it with "
             "`git checkout -- data/models`, or train it again: `python -m course_utils.standins.gpt_tiny`.",
-            f"{folder.name} 里没有 {Path(error.filename or folder).name}；请用 `git checkout -- data/models` 恢复，"
+            f"{folder.name} 里没有 {missing[0]}；请用 `git checkout -- data/models` 恢复，"
             "或重新训练：`python -m course_utils.standins.gpt_tiny`。",
-        ) from error
+        )
+    config = GPTConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    tokenizer = Tokenizer(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
+    weights = load_file(folder / "model.safetensors")
     model = GPT(config)
     model.load_state_dict(weights | {"head.weight": weights["token_embedding.weight"]})
     return model.eval(), tokenizer

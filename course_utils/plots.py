@@ -1142,7 +1142,7 @@ def draw_next_tokens(ax: "Axes", probabilities: "Tensor", names: Sequence[str], 
     ax.tick_params(axis="y", length=0)
 
 
-def cuts(panels: dict[str, "Tensor"], kept: dict[str, Callable[["Tensor"], int]], most: int = 60) -> "Figure":
+def cuts(panels: dict[str, "Tensor"], kept: dict[str, Callable[["Tensor"], int]], most: int = 80) -> "Figure":
     """One panel per entry: probabilities in falling order, and how many tokens each rule keeps.
 
     Args:
@@ -1153,7 +1153,7 @@ def cuts(panels: dict[str, "Tensor"], kept: dict[str, Callable[["Tensor"], int]]
     figure, axes = new_figure(len(panels), width=9.5, height=3.8)
     for ax, (title, probabilities) in zip(axes, panels.items(), strict=True):
         ranks = range(1, most + 1)
-        ax.bar(ranks, probabilities.sort(descending=True).values[:most], color="0.8", width=1.0)
+        ax.bar(ranks, probabilities.sort(descending=True).values[:most].tolist(), color="0.8", width=1.0)
         for number, (rule, count) in enumerate(kept.items()):
             stay = count(probabilities)
             ax.axvline(min(stay, most) + 0.5, color=COLOURS[number], linestyle=["-", "--", ":"][number % 3])
