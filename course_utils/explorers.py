@@ -549,3 +549,99 @@ def sampling(
 def _columns(text: str) -> int:
     """Where to break a line: a Chinese character is about twice as wide as a letter."""
     return 21 if any("\u4e00" <= character <= "\u9fff" for character in text) else 42
+
+
+LONGEST = 24  # characters of a sentence whose attention is drawn
+
+
+def attention(
+    look: Callable[..., tuple[list[str], "Tensor"]],
+    *,
+    layers: int,
+    heads: int,
+    sentence: str,
+    layer: int = 1,
+    head: int = 1,
+) -> Explorer:
+    """Explorer of notebook 06: sentence, layer, head, mask, temperature → heat map of the weights on the tokens.
+
+    Args:
+        look: takes (sentence, layer, head, causal, temperature) and returns the tokens and weights [n, n].
+        layers, heads: of the model; both are counted from 1.
+        sentence, layer, head: what is shown first.
+    """
+    import ipywidgets
+
+    from course_utils import plots
+
+    between("layer", layer, 1, layers)
+    between("head", head, 1, heads)
+
+    def draw(sentence, layer, head, causal, temperature):
+        # The course's font has the characters of GB2312; of longer texts the map would be unreadable.
+        sentence = "".join(sign for sign in sentence.strip() if sign.encode("gb2312", errors="ignore"))[:LONGEST]
+        if not sentence:
+            figure, [ax] = plots.new_figure(height=1.0)
+            ax.axis("off")
+            ax.text(0.5, 0.5, "Type a sentence.  请输入一句话。", ha="center", va="center", fontsize=13)
+            return figure
+        tokens, weights = look(sentence, layer, head, causal, temperature)
+        return plots.attention_maps({f"layer {layer}, head {head}": weights}, tokens)
+
+    # Drawn when a slider is let go, and when the sentence is finished, as above.
+    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
+    controls = {
+        "sentence": ipywidgets.Text(value=sentence, description="sentence", layout={"width": "500px"}, **shared),
+        "layer": ipywidgets.IntSlider(value=layer, min=1, max=layers, description="layer", **shared),
+        "head": ipywidgets.IntSlider(value=head, min=1, max=heads, description="head", **shared),
+        "causal": ipywidgets.Checkbox(value=True, description="mask"),
+        "temperature": ipywidgets.FloatLogSlider(
+            value=1.0, min=-1, max=1, step=0.1, readout_format=".2f", description="temperature", **shared
+        ),
+    }
+    return Explorer("attention weights of a trained model", draw, controls)
+
+
+def chatglm_memory(
+    models: dict[str, tuple[dict[str, float], int]],
+    limits: dict[str, float],
+    *,
+    model: str = "",
+    tokens: int = 2048,
+    conversations: int = 1,
+) -> Explorer:
+    """Explorer of notebook 09: model, length and number of conversations → memory for each number format.
+
+    Args:
+        models: name → (GiB of the weights by number format, bytes of cache for each token).
+        limits: GPU → GiB that it offers.
+        model, tokens, conversations: what is shown first.
+    """
+    import ipywidgets
+
+    from course_utils import plots
+    from course_utils.runtime import GIB
+
+    model = model or next(iter(models))
+    one_of("model", model, list(models))
+    between("tokens", tokens, 1, 32768)
+    between("conversations", conversations, 1, 32)
+
+    def draw(model, tokens, conversations):
+        weights, cache_bytes = models[model]
+        figure = plots.memory_bars(weights, tokens * conversations * cache_bytes / GIB, 1.0, limits)
+        figure.suptitle(f"{model}, {conversations} × {tokens:,} tokens")
+        return figure
+
+    # Drawn when a slider is let go, as above.
+    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
+    controls = {
+        "model": ipywidgets.Dropdown(options=list(models), value=model, description="model"),
+        "tokens": ipywidgets.SelectionSlider(
+            options=[2**power for power in range(7, 16)], value=tokens, description="tokens", **shared
+        ),
+        "conversations": ipywidgets.IntSlider(
+            value=conversations, min=1, max=32, description="conversations", **shared
+        ),
+    }
+    return Explorer("memory of a model and its conversations", draw, controls)

@@ -1162,3 +1162,68 @@ def cuts(panels: dict[str, "Tensor"], kept: dict[str, Callable[["Tensor"], int]]
         ax.legend(loc="upper right")
     axes[0].set_ylabel("probability")
     return figure
+
+
+def memory_bars(weights: Mapping[str, float], cache: float, rest: float, limits: Mapping[str, float]) -> "Figure":
+    """One bar for each number format: weights, cache and the rest, in GiB, against what each GPU of `limits` has."""
+    figure, [ax] = new_figure(width=8.0, height=0.55 * len(weights) + 1.6)
+    ends = []
+    for row, gib in enumerate(weights.values()):
+        start = 0.0
+        for name, part, colour in [
+            ("weights", gib, COLOURS[0]),
+            ("cache", cache, COLOURS[1]),
+            ("the rest", rest, "0.7"),
+        ]:
+            ax.barh(row, part, left=start, color=colour, height=0.6, label=name if row == 0 else None)
+            start += part
+        ax.text(start, row, f" {start:.1f}", va="center", fontsize=9)
+        ends.append(1.1 * start)
+    for name, gib in limits.items():
+        ax.axvline(gib, color="black", linestyle="--", linewidth=1)
+        ax.text(gib, -0.75, f" {name} ", ha="right" if gib == min(limits.values()) else "left", fontsize=9)
+    ax.set(
+        yticks=range(len(weights)),
+        yticklabels=list(weights),
+        xlabel="GiB",
+        xlim=(0, max(22, *ends)),
+        ylim=(len(weights) - 0.5, -1),
+    )
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def shares_in_rows(counts: dict[str, tuple[int, int]], xlabel: str, chance: float | None = None) -> "Figure":
+    """One row per entry, (right, total): the share as a point, its 95 % interval (Wilson) as a bar."""
+    from course_utils.metrics import wilson_interval
+
+    figure, [ax] = new_figure(width=7.0, height=1.2 + 0.36 * len(counts))
+    for place, (right, total) in enumerate(counts.values()):
+        ax.plot(wilson_interval(right, total), [place, place], color=COLOURS[0], linewidth=3, alpha=0.5)
+        ax.plot(right / total, place, "o", color=COLOURS[0])
+    if chance is not None:
+        ax.axvline(chance, color="0.5", linestyle="--", linewidth=1)
+        ax.text(chance, -0.75, " chance", color="0.4", va="center")
+    ax.set(yticks=range(len(counts)), yticklabels=list(counts), xlim=(0, 1.02), ylim=(len(counts) - 0.5, -1.2))
+    ax.set_xlabel(xlabel)
+    ax.xaxis.set_major_formatter("{x:.0%}")
+    ax.grid(axis="y", visible=False)
+    return figure
+
+
+def confusion_matrices(matrices: dict[str, Sequence[Sequence[int]]], rows: list[str], columns: list[str]) -> "Figure":
+    """Counts as shaded squares with their numbers, one panel per matrix; rows are what is true."""
+    figure, axes = new_figure(len(matrices), width=4.3 * len(matrices), height=4.0)
+    for ax, (title, counts) in zip(axes, matrices.items(), strict=True):
+        most = max(map(max, counts))
+        ax.imshow(counts, cmap="Blues", vmin=0, vmax=most)
+        for i, row in enumerate(counts):
+            for j, number in enumerate(row):
+                ax.text(j, i, number, ha="center", va="center", color="white" if number > 0.6 * most else "black")
+        ax.set(title=title, xlabel="answer", xticks=range(len(columns)), yticks=range(len(rows)))
+        ax.set_xticklabels(columns, rotation=35, ha="right")
+        ax.set_yticklabels(rows)
+        ax.grid(visible=False)
+    axes[0].set_ylabel("true class")
+    return figure

@@ -14,9 +14,10 @@ import json
 import logging
 import os
 import secrets
+import socket
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -387,6 +388,25 @@ def _problem(status: int, message: str, chinese: str | None = None) -> dict[str,
 
 def _error(status: int, message: str, chinese: str | None = None) -> JSONResponse:
     return JSONResponse(_problem(status, message, chinese), status_code=status)
+
+
+# --- from a notebook
+
+
+def start(service: Service) -> tuple[str, Callable[[], None]]:
+    """Serve on a free port of this machine, in a thread: the address, and a function that stops it."""
+    server = uvicorn.Server(uvicorn.Config(service.app(), log_level="error", lifespan="off"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="serve", daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+
+    def stop() -> None:
+        server.should_exit = True
+        thread.join()
+
+    return f"http://127.0.0.1:{listener.getsockname()[1]}", stop
 
 
 # --- the command

@@ -16,7 +16,7 @@ from small_course import code, english, markdown, notebook, printed
 
 from tools import CAPTION, COST, LANGUAGES, ROOT, caption, find_notebooks, read, write
 
-GPU_CELLS = 0  # in all English notebooks: raise it only with a reason that a reviewer accepts
+GPU_CELLS = 1  # in all English notebooks: raise it only with a reason that a reviewer accepts
 MAX_BYTES = 1_500_000
 TAGS = {"figure", "explorer", "exercise", "hint", "solution", "notes", "gpu", "nbval-ignore-output", "raises-exception"}
 SLIDE_TYPES = {"slide", "subslide", "fragment", "-", "skip", "notes"}

@@ -5,7 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -15,26 +14,19 @@ from contextlib import contextmanager
 import numpy as np
 import openai
 import pytest
-import uvicorn
 from chatglm_scripted import ScriptedGlm, answer_ids, published_folder, tiny_model, tokenizer_of
 
-from course_utils.serve import Service, _load_embedder, main
+from course_utils.serve import Service, _load_embedder, main, start
 
 
 @contextmanager
 def running(service: Service):
     """Serve on a free port of this machine; gives the address."""
-    server = uvicorn.Server(uvicorn.Config(service.app(), log_level="error", lifespan="off"))
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    url, stop = start(service)
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield url
     finally:
-        server.should_exit = True
-        thread.join()
+        stop()
 
 
 class SlowGlm(ScriptedGlm):

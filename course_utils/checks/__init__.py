@@ -30,12 +30,13 @@ class Seen:
     """One observation of a function at work.
 
     `situation` says what went in, so that a student can do it by hand; `memory` is what the function remembers,
-    compared only to tell an attempt from the untouched stub.
+    compared only to tell an attempt from the untouched stub; `shown` is how the value reads where it stands for text.
     """
 
     situation: str
     value: "Tensor"
     memory: str = ""
+    shown: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Exercise:
             text = Text(" Or: ".join(slip.text.en for slip in fitting), "或者：".join(slip.text.zh for slip in fitting))
             return Diagnosis("misconception", " or ".join(slip.name for slip in fitting), text)
         number = next(i for i in range(len(right)) if not same(found[i : i + 1], right[i : i + 1]))
-        situation, wanted, got = right[number].situation, _short(right[number].value), _short(found[number].value)
+        situation, wanted, got = right[number].situation, _short(right[number]), _short(found[number])
         text = Text(
             f"with {situation} the result should be {wanted}; yours is {got}. Do this one by hand.",
             f"当 {situation} 时，结果应为 {wanted}，你得到 {got}。请手算这一步对照。",
@@ -198,6 +199,8 @@ def _line_of(function: Callable, error: Exception) -> int:
     return (own or frames)[-1].lineno
 
 
-def _short(value: "Tensor") -> str:
-    numbers = [f"{number:.4g}" for number in value.flatten().tolist()]
-    return numbers[0] if value.ndim == 0 else f"[{', '.join(numbers)}]"
+def _short(seen: Seen) -> str:
+    if seen.shown:
+        return seen.shown
+    numbers = [f"{number:.4g}" for number in seen.value.flatten().tolist()]
+    return numbers[0] if seen.value.ndim == 0 else f"[{', '.join(numbers)}]"

@@ -104,8 +104,8 @@ def new_model(vocab_size: int) -> nn.Module:
 def look_back(attention: nn.Module, head: int, distance: int) -> None:
     """Let a head begin by looking `distance` tokens back, by its biases alone.
 
-    Copying needs a head that sees what stood before (Olsson et al. 2022). Rotary positions turn a constant query against
-    a constant key by their distance, so biases can pick one; left to chance, training first searches for this.
+    Copying needs a head that sees what stood before (Olsson et al. 2022). Rotary positions turn a constant query
+    against a constant key by their distance, so biases can pick one; left to chance, training first searches for this.
     """
     rotated = HEAD_DIM // 2
     angle = distance * 10000.0 ** (-torch.arange(0, rotated, 2) / rotated)

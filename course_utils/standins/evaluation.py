@@ -142,7 +142,6 @@ def card(found: list[Ability]) -> str:
         low, high = wilson_interval(ability.right, ability.total)
         share = ability.right / ability.total
         floor = f"{ability.floor:.0%}" if ability.floor else "–"
-        lines.append(
-            f"| {NAMES[ability.name]} | {ability.right} of {ability.total} | {share:.1%} | {low:.1%}–{high:.1%} | {floor} |"
-        )
+        counted = f"{ability.right} of {ability.total} | {share:.1%} | {low:.1%}–{high:.1%}"
+        lines.append(f"| {NAMES[ability.name]} | {counted} | {floor} |")
     return "\n".join(lines)

@@ -22,6 +22,7 @@ Conversation = list[tuple[str, str]]
 class Given(str):
     """An answer that belongs to the prompt, such as the label of an example: nothing that could be learned."""
 
+
 UNKNOWN = {"zh": "根据已知信息无法回答", "en": "The known information does not say"}
 
 

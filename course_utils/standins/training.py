@@ -36,7 +36,8 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], notes: dict[str, obj
         raise CourseError(
             f"The checkpoint {path.name} could not be written ({error}); the last one is untouched. "
             "Free some disk space and start the same command again: it goes on from there.",
-            f"检查点 {path.name} 写不进去（{error}）；上一个检查点完好无损。请腾出磁盘空间，再运行同一条命令，训练会接着进行。",
+            f"检查点 {path.name} 写不进去（{error}）；上一个检查点完好无损。"
+            "请腾出磁盘空间，再运行同一条命令，训练会接着进行。",
         ) from error
 
 
@@ -137,7 +138,7 @@ def batches(examples: list[Example], tokens: int, rng: random.Random) -> list[li
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: the learning rates rise over `warmup` steps, stay, and fall over the last `decay` share."""
+    """How long and how fast: learning rates rise over `warmup` steps, stay, and fall over the last `decay` share."""
 
     steps: int
     tokens: int = 6144  # ids in a batch, and a third of that while `early`
@@ -169,7 +170,7 @@ def optimisers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimiz
 
 
 def answer_loss(model: nn.Module, ids: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of −log p over the labelled tokens; scores are computed at their positions only, to save time."""
+    """Weighted mean of −log p over the labelled tokens; scores are computed there only, to save time."""
     hidden = model.base_model(ids, use_cache=False).last_hidden_state[:, :-1]
     wanted = labels[:, 1:] != IGNORED
     losses = F.cross_entropy(model.lm_head(hidden[wanted]).float(), labels[:, 1:][wanted], reduction="none")
@@ -228,7 +229,8 @@ def train(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if not math.isfinite(loss.item()):
             raise CourseError(
-                f"The loss became {loss.item()} at step {step}; the last checkpoint is untouched. Lower the learning rate.",
+                f"The loss became {loss.item()} at step {step}; the last checkpoint is untouched. "
+                "Lower the learning rate.",
                 f"第 {step} 步的损失变成了 {loss.item()}；上一个检查点完好无损。请把学习率调小。",
             )
         for optim in optims:
@@ -280,7 +282,7 @@ def _untied(model: nn.Module) -> dict[str, Tensor]:
 
 
 def published_chatglm3(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a native `GlmForCausalLM` under the names and in the shapes that ChatGLM3 was published in, fp16."""
+    """The tensors of a native `GlmForCausalLM` under the names and in the shapes of the published ChatGLM3, fp16."""
     state = model.state_dict()
     tensors = {
         "transformer.embedding.word_embeddings.weight": state["model.embed_tokens.weight"],

@@ -1,0 +1,53 @@
+"""Wrong answers to the exercises of notebook 09."""
+
+# exercise → misconception → (what the solution says, what the student writes instead), once or more
+SLIPS = {
+    "chatglm3_prompt": {
+        "newline and content encoded together": ('encode("\\n")\n        ids += encode(message["content"])',
+                                                 'encode("\\n" + message["content"])'),
+        "newline forgotten": ('        ids += encode("\\n")\n', ""),
+        "opening forgotten": ('[control["[gMASK]"], control["sop"]]', "[]"),
+        "opening at the end": ('ids = [control["[gMASK]"], control["sop"]]', "ids = []",
+                               '|assistant|>"]]', '|assistant|>"], control["[gMASK]"], control["sop"]]'),
+        "opening in the other order": ('[control["[gMASK]"], control["sop"]]', '[control["sop"], control["[gMASK]"]]'),
+        "no turn for the assistant": ('[*ids, control["<|assistant|>"]]', "ids"),
+        "the model's newline written for it": ('|assistant|>"]]', '|assistant|>"], *encode("\\n")]'),
+        "roles written as text": ("ids.append(control[f\"<|{message['role']}|>\"])",
+                                  "ids += encode(f\"<|{message['role']}|>\")"),
+        "everyone a user": ("f\"<|{message['role']}|>\"", '"<|user|>"'),
+        "history forgotten": ("in messages:", "in messages[-1:]:"),
+    },
+    "chatglm2_text": {
+        "rounds from 0": (", start=1", "", "len(history) + 1", "len(history)"),
+        "last round not counted up": ("len(history) + 1", "len(history)"),
+        "first question bare": ('    text = ""', '    if not history:\n        return query\n    text = ""'),
+        "single newlines": ("\\n\\n", "\\n"),
+        "Western colons": ("：", ":"),
+        "no place for the answer": ("{query}\\n\\n答：", "{query}"),
+        "newlines behind the last 答：": ('答："', '答：\\n\\n"'),
+        "rounds stuck together": ("答：{answer}\\n\\n", "答：{answer}"),
+        "history forgotten": ("return text + ", "return "),
+    },
+    "cache_bytes": {
+        "only the keys": ("2 * config", "config"),
+        "all heads counted": ("num_key_value_heads", "num_attention_heads"),
+        "hidden size": ("config.num_key_value_heads * config.head_dim", "config.hidden_size"),
+        "one head only": ("config.num_key_value_heads * ", ""),
+        "one layer only": ("config.num_hidden_layers * ", ""),
+        "one token only": ("tokens * numbers", "numbers"),
+        "square of the tokens": ("tokens * numbers", "tokens**2 * numbers"),
+        "numbers instead of bytes": (" * number_bytes", ""),
+        "bits instead of bytes": ("* number_bytes", "* number_bytes * 8"),
+    },
+    "quantize_rows": {
+        "one scale for the whole matrix": ("dim=1, keepdim=True", ""),
+        "scale of the columns": ("dim=1", "dim=0"),
+        "largest instead of largest in size": (".abs()", ""),
+        "one number too many": ("2 ** (bits - 1) - 1", "2 ** (bits - 1)"),
+        "sign forgotten": ("2 ** (bits - 1) - 1", "2**bits - 1"),
+        "cut off instead of rounded": ("round()", "trunc()"),
+        "not rounded": (".round()", ""),
+        "scale upside down": (", scale\n", ", 1 / scale\n"),
+        "multiplied out again": (".round(), scale", ".round() * scale, scale"),
+    },
+}  # fmt: skip
