@@ -203,7 +203,8 @@ def test_what_a_model_thinks_is_cut_away():
 
 def test_a_server_on_this_machine_is_reached_past_a_proxy(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     with retrieval.serving(server()) as address:
         assert retrieval.complete(address, "m", "?") == "60 元"
 
