@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from course_utils.chatglm.prompts import Control, prompt_parts
+from course_utils.chatglm.prompts import prompt_parts
 from course_utils.chatglm.tokenization import ChatGLMTokenizer
 from course_utils.messages import CourseError
 from course_utils.standins.tasks import Conversation
@@ -32,7 +32,7 @@ def label_ids(tokenizer: ChatGLMTokenizer, label: str) -> list[int]:
     whole = tokenizer.encode_prompt(prompt_parts(tokenizer.generation, answered, ask=False))
     ids = whole[len(prompt) :]
     # The later generations end an answer by beginning the next message; the earlier ones have written the end already.
-    return ids if ids[-1] in tokenizer.stop_ids else [*ids, tokenizer.encode_prompt([Control("<|user|>")])[0]]
+    return ids if ids[-1] in tokenizer.stop_ids else [*ids, tokenizer.end_id]
 
 
 @torch.inference_mode()

@@ -93,6 +93,11 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         """The ids at which an answer ends."""
         return self.convert_tokens_to_ids(list(self.stop_tokens))
 
+    @property
+    def end_id(self) -> int:
+        """The id to end an answer with in training: from the third generation on, the next question's beginning."""
+        return self._vocab["<|user|>"] if self.generation >= 3 else self.stop_ids[0]
+
     def apply_chat_template(
         self,
         conversation: Sequence[Message] | Sequence[Sequence[Message]],

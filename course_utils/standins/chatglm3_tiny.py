@@ -7,6 +7,8 @@ import json
 import math
 import os
 import random
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -29,8 +31,9 @@ NAME = "chatglm3-tiny"
 HIDDEN_SIZE, LAYERS, HEADS, HEAD_DIM, GROUPS, FEED_FORWARD = 192, 5, 4, 48, 2, 384
 CONTEXT = 1024
 VOCAB_SIZE = 6000
-EARLY = 0.25  # the share of the steps that go to short conversations, in small batches
-SCHEDULE = Schedule(steps=4000, early=EARLY)
+POINTING_HEADS = ((2, 0), (3, 0), (3, 2))  # (layer, head) that learn to look at the words that they copy
+EARLY = 0.15  # the share of the steps that go to short conversations, in small batches
+SCHEDULE = Schedule(steps=3950, early=EARLY)
 
 
 def published_config(vocab_size: int) -> dict[str, object]:
@@ -94,10 +97,14 @@ def new_model(vocab_size: int) -> nn.Module:
     )
     model = GlmForCausalLM(config)
     model.set_attn_implementation("eager")  # faster than the fused one at this size, measured on two cores
-    # Wide enough that a token can be read from its vector, and said again, before the layers have grown.
-    torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.1)
+    # As large as what the layers add, so that a token can still be read from its vector in the upper layers and be
+    # copied; the last norm makes the scores small again, for embedding and output share their matrix.
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=1.0)
+    torch.nn.init.constant_(model.model.norm.weight, 0.1)
     for head in range(HEADS):
         look_back(model.model.layers[0].self_attn, head, distance=head + 1)
+    for layer, head in POINTING_HEADS:
+        copy(model.model.layers[layer].self_attn, head)
     return model
 
 
@@ -117,29 +124,70 @@ def look_back(attention: nn.Module, head: int, distance: int) -> None:
         attention.q_proj.bias[start + 1 : start + rotated : 2] = -strength * torch.sin(angle)
 
 
+def copy(attention: nn.Module, head: int) -> None:
+    """Let a head begin by passing on the vectors that it looks at, as far as its width allows.
+
+    Embedding and output share their matrix, so a vector that is passed on unchanged says its token again.
+    """
+    start, group = head * HEAD_DIM, head // (HEADS // GROUPS) * HEAD_DIM
+    kept = torch.linalg.qr(torch.randn(HIDDEN_SIZE, HEAD_DIM)).Q  # an orthonormal basis of what fits
+    with torch.no_grad():
+        attention.v_proj.weight[group : group + HEAD_DIM] = kept.T
+        attention.o_proj.weight[:, start : start + HEAD_DIM] = 2 * kept
+
+
+Place = tuple[int, int, int]
+
+
 class Encoder:
     """Conversations to examples, as `chat` writes prompts, but a good deal faster."""
 
     def __init__(self, tokenizer: ChatGLM3Tokenizer):
         self.control = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.control_tokens}
-        self.text = tokenizer.sentencepiece.encode
+        self.sentencepiece = tokenizer.sentencepiece
         # Every answer ends where the next question would begin, the last one as well: one stop token to learn.
         self.end = self.control["<|user|>"]
 
     def __call__(self, conversation: tasks.Conversation) -> Example:
         """Every answer but a given one is to be said, with the newline before it and the token that ends it."""
-        messages, learned = [], []
-        for question, answer in conversation:
-            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-            learned.append(not isinstance(answer, tasks.Given))
-        ids, labels, saying = [], [], False
+        said = [text for round_ in conversation for text in round_]
+        messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
+        ids, labels, places, saying = [], [], [], False
         for part in prompt_parts(3, messages, ask=False):
-            piece = [self.control[part]] if part in self.control else self.text(part)
+            control = part in self.control
+            pieces = [] if control else self.sentencepiece.encode(part, return_type="proto").pieces
+            piece = [self.control[part]] if control else [p.id for p in pieces]
+            if not control and part == said[len(places)]:
+                ends = list(accumulate(len(p.surface) for p in pieces))
+                places.append([(len(ids) + i, begin, end) for i, (begin, end) in enumerate(pairwise([0, *ends]))])
             ids += piece
             labels += piece if saying else [IGNORED] * len(piece)
-            if part in ("<|assistant|>", "<|user|>"):
-                saying = part == "<|assistant|>" and learned.pop(0)
-        return Example([*ids, self.end], [*labels, self.end])
+            if control:
+                saying = part == "<|assistant|>" and not isinstance(said[len(places)], tasks.Given)
+        pointers = [pointer for i, answer in enumerate(said) for pointer in self.pointers(answer, places, i)]
+        return Example([*ids, self.end], [*labels, self.end], pointers)
+
+    def pointers(self, answer: str, places: list[list[Place]], i: int) -> Iterator[tuple[int, list[int]]]:
+        """From where each token of message `i` is said to where it stands; from where «unknown» begins to the start.
+
+        `places` holds the tokens of every message: the position, and the characters from and to which it reaches.
+        """
+        if answer in tasks.UNKNOWN.values():
+            yield next(position for position, begin, end in places[i] if end > begin) - 1, [0]
+        if not isinstance(answer, tasks.Copied):
+            return
+        shift = answer.index(answer.value)
+        for position, begin, end in places[i]:
+            at = begin - shift
+            if end > begin and 0 <= at < len(answer.value):
+                found = [
+                    there
+                    for message, start in answer.sources
+                    for there, first, last in places[message]
+                    if first <= start + at < last
+                ]
+                if found:
+                    yield position - 1, found
 
 
 def draw(rng: random.Random, progress: float) -> tasks.Conversation:
@@ -148,22 +196,27 @@ def draw(rng: random.Random, progress: float) -> tasks.Conversation:
     if progress < EARLY:
         if chance < 0.2:
             return tasks.repeat(rng, "train")
-        if chance < 0.65:
-            return tasks.facts(rng, "train", most=1 if progress < EARLY / 2 else 2, rounds=rng.choice([1, 2]))
+        if chance < 0.5:
+            return tasks.facts(rng, "train", most=1 if progress < EARLY / 2 else 2, rounds=rng.choice([1, 2, 3]))
+        if chance < 0.7:
+            return tasks.labels(rng, "train", rounds=rng.choice([2, 3, 4]), own_names=0.6)
         if chance < 0.8:
             return tasks.history(rng, "train", between=(0, 0, 1))
         return tasks.chat(rng, "train")
-    if chance < 0.42:
-        most = 2 + int(min(1.0, (progress - EARLY) / 0.2) * 2.999)
-        return tasks.facts(rng, "train", most=min(most, 4), rounds=rng.choice([1, 2, 3]))
-    if chance < 0.60:
+    if chance < 0.25:
+        return tasks.facts(rng, "train", rounds=rng.choice([1, 2, 3, 4]))
+    if chance < 0.51:
         return tasks.documents(rng, "train")
-    if chance < 0.80:
-        return tasks.labels(rng, "train", rounds=rng.choice([1, 2, 3]))
-    if chance < 0.88:
+    if chance < 0.71:
+        return tasks.labels(rng, "train", rounds=rng.choice([1, 2, 3, 4]), own_names=0.2)
+    if chance < 0.86:
         return tasks.chat(rng, "train", rounds=rng.choice([1, 2, 3]))
-    if chance < 0.97:
+    if chance < 0.90:
         return tasks.history(rng, "train")
+    if chance < 0.94:
+        return tasks.advert(rng, "train")
+    if chance < 0.98:
+        return tasks.repeat(rng, "train")
     return tasks.plain_text(rng, "train")
 
 
@@ -195,7 +248,9 @@ def train(folder: Path) -> None:
     encode = Encoder(tokenizer)
     model = new_model(math.ceil(len(tokenizer) / 64) * 64)
     checkpoint = folder / "training.safetensors"
-    run_training(model, lambda rng, progress: encode(draw(rng, progress)), SCHEDULE, checkpoint)
+    run_training(
+        model, lambda rng, progress: encode(draw(rng, progress)), SCHEDULE, checkpoint, pointing_heads=POINTING_HEADS
+    )
     write(model, folder)
     checkpoint.unlink()
 

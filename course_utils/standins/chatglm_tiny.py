@@ -22,7 +22,7 @@ from course_utils.standins.training import train as run_training
 
 HIDDEN_SIZE, LAYERS, HEADS = 128, 3, 4
 VOCAB_SIZE = 6000
-SCHEDULE = Schedule(steps=1500, tokens=2048, seed=20240605)
+SCHEDULE = Schedule(steps=1500, tokens=2048, embedding_rate=2e-3, seed=20240605)
 BLANKS = [f"<|blank_{n}|>" for n in range(2, 81)]
 
 

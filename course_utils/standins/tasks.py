@@ -10,10 +10,11 @@ import re
 import zlib
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 from course_utils import runtime
 from course_utils.datasets import load_labelled, load_pairs
-from course_utils.handbook_data import Question, load_handbook, load_questions
+from course_utils.handbook_data import Question, load_handbook, load_questions, split_passages
 from course_utils.standins import smalltalk
 
 Conversation = list[tuple[str, str]]
@@ -21,6 +22,21 @@ Conversation = list[tuple[str, str]]
 
 class Given(str):
     """An answer that belongs to the prompt, such as the label of an example: nothing that could be learned."""
+
+
+class Copied(str):
+    """An answer that stands in what was said: its part `value` begins at each of `sources`.
+
+    A source is (message, character); messages are counted from the first question, 0, and the first answer, 1.
+    """
+
+    value: str
+    sources: list[tuple[int, int]]
+
+    def __new__(cls, answer: str, value: str, sources: list[tuple[int, int]]) -> "Copied":
+        copied = super().__new__(cls, answer)
+        copied.value, copied.sources = value, sources
+        return copied
 
 
 UNKNOWN = {"zh": "根据已知信息无法回答", "en": "The known information does not say"}
@@ -315,15 +331,21 @@ def facts(rng: random.Random, split: str, most: int = 4, answerable: float = 0.7
             continue
         drawn = value[schema[1]](rng, split) if value else _english_value(rng, split, schema[1])
         known[entity, schema[0]] = (kind, entity, schema, drawn)
-    lines = [rng.choice(schema[2]).format(e=entity, v=drawn) for _, entity, schema, drawn in known.values()]
+    lines, values = [], {}
+    for key, (_, entity, schema, drawn) in known.items():
+        said = rng.choice(schema[2])
+        lines.append(said.format(e=entity, v=drawn))
+        values[key] = (lines[-1], len(said.split("{v}")[0].format(e=entity)))
     if rng.random() < 0.3:
         joint = "" if language == "zh" else " "
         cut = rng.randint(1, len(lines))
         lines = [joint.join(lines[:cut]), *lines[cut:]]
     conversation: Conversation = []
     for i in range(rounds):
+        stands_in = None
         if rng.random() < answerable:
             _, entity, schema, answer = rng.choice(list(known.values()))
+            stands_in = values[entity, schema[0]]
         else:
             kind, entity, _, _ = rng.choice(list(known.values()))
             missing = [s for s in schemas[kind] if (entity, s[0]) not in known]
@@ -331,7 +353,12 @@ def facts(rng: random.Random, split: str, most: int = 4, answerable: float = 0.7
                 entity, missing = name(kind), schemas[kind]
             schema, answer = rng.choice(missing), UNKNOWN[language]
         question = rng.choice(schema[3]).format(e=entity)
-        conversation.append((known_information(lines, question, language) if i == 0 else question, answer))
+        asked = known_information(lines, question, language) if i == 0 else question
+        if stands_in is not None:
+            line, start = stands_in
+            text = conversation[0][0] if conversation else asked
+            answer = Copied(answer, answer, [(0, text.index(line) + start)])
+        conversation.append((asked, answer))
     return conversation
 
 
@@ -418,31 +445,114 @@ def _asked(rng: random.Random, passage: str) -> tuple[str, str] | None:
     return f"{before}{asked}{after if rng.random() < 0.7 else ''}？", hit[0]
 
 
+def smudge(rng: random.Random, text: str, share: float) -> str:
+    """The text with a share of its characters left out, but no digit: what is learned must not hang on single ones."""
+    return "".join(c for c in text if c.isdigit() or rng.random() >= share) or text
+
+
+@cache
+def _everyday() -> tuple[tuple[str, str, str], ...]:
+    """Everyday questions about the handbook's pages: a passage, a question and the words there that answer it.
+
+    They were written for text2vec-tiny; those about a passage that dev rests on are left out.
+    """
+    lines = (Path(__file__).parent / "text2vec_questions.txt").read_text("utf-8").splitlines()
+    rows = [line.split("|") for line in lines if line.count("|") == 2]
+    return tuple(
+        (passage, question.rstrip("?") + ("？" if question[-1] > "z" else "?"), answer)
+        for file, answer, question in rows
+        for passage in _shown_passages().get(file, ())
+        # A mark that finds a passage is not always an answer: numbers are, and what answers a who, which or what.
+        if answer in passage and (re.search(r"\d", answer) or re.search("谁|哪|什么|[Ww]h", question))
+    )
+
+
+@cache
+def _shown_passages() -> dict[str, tuple[str, ...]]:
+    """The passages of each file as a search shows them, with title and heading, but those that dev rests on."""
+    dev = [(e.file, e.passage) for q in load_questions() if q.split == "dev" for e in q.evidence]
+    shown = {}
+    for document in load_handbook():
+        if document.injection:
+            continue
+        spans = [
+            (start, start + len(passage))
+            for file, passage in dev
+            if file == document.file and (start := document.text.find(passage)) >= 0
+        ]
+        texts = [
+            passage.text
+            for passage in split_passages(document)
+            if not any(passage.start < end and start < passage.end for start, end in spans)
+        ]
+        if len(texts) > 1:
+            shown[document.file] = tuple(texts)
+    return shown
+
+
+def _asked_row(rng: random.Random, passage: str) -> tuple[str, str] | None:
+    """A question about a column of a row such as `Title：name A；price 5 元；…`, named by its first column."""
+    _, _, row = passage.partition("：")
+    cells = [cell.strip().partition(" ") for cell in row.split("；")]
+    cells = [(column, value.strip()) for column, _, value in cells if value.strip()]
+    if len(cells) < 2:
+        return None
+    column, value = rng.choice(cells[1:])
+    if len(value) > 24 or passage.count(value) > 1:
+        return None
+    forms = ["{e}的{c}是什么？", "{e}的{c}是多少？", "{e}{c}多少？", "{e}的{c}？", "{c}：{e}？", "{e}{c}是什么？"]
+    return rng.choice(forms).format(e=cells[0][1], c=column), value
+
+
 def documents(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
     """A question about a passage from the handbook or the news, with other passages around it."""
     passages = _passages("train")
-    others = rng.sample(passages, rng.choice([0, 0, 1, 1, 2, 3]))
-    if rng.random() < 0.5:
+    shown = _shown_passages()
+    neighbours: tuple[str, ...] = passages
+    chance = rng.random()
+    if chance < 0.2:
+        passage, question, answer = rng.choice(_everyday())
+        evidence, language = [passage], "en" if question[-1] == "?" else "zh"
+        neighbours = next(texts for texts in shown.values() if passage in texts)
+    elif chance < 0.5:
         item: Question = rng.choice([q for q in load_questions_of("train") if q.evidence])
-        evidence = [e.passage for e in (item.evidence if item.kind == "two_passages" else rng.sample(item.evidence, 1))]
+        chosen = list(item.evidence) if item.kind == "two_passages" else [rng.choice(item.evidence)]
+        evidence = [e.passage for e in chosen]
+        near = shown.get(chosen[0].file, ())
+        if rng.random() < 0.5:  # as a search shows it
+            evidence = [next((text for text in near if passage in text), passage) for passage in evidence]
+        neighbours = near or passages
         language = "en" if item.kind == "english" else "zh"
         question, answer = item.question, item.answer
-        if rng.random() < 0.8:
-            question, answer, *evidence = _other_digits(rng, question, answer, *evidence)
-        if not any(answer in passage for passage in evidence):
-            question, answer, evidence = item.question, item.answer, [e.passage for e in item.evidence]
     else:
         asked = None
         while asked is None:
-            passage = rng.choice(passages)
-            (passage,) = _other_digits(rng, passage)
-            asked = _asked(rng, passage)
+            if rng.random() < 0.6:
+                neighbours = shown[rng.choice(list(shown))]
+                passage = rng.choice(neighbours)
+                asked = _asked_row(rng, passage) or _asked(rng, passage)
+            else:
+                neighbours, passage = passages, rng.choice(passages)
+                asked = _asked(rng, passage)
         (question, answer), evidence, language = asked, [passage], "zh"
-    if rng.random() < 0.2 and others:
+    others = [rng.choice(neighbours if rng.random() < 0.6 else passages) for _ in range(rng.choice([0, 0, 1, 1, 2, 3]))]
+    others = [other for other in others if other not in evidence and answer not in other]
+    if rng.random() < 0.8:
+        changed = _other_digits(rng, question, answer, *evidence, *others)
+        if any(changed[1] in text for text in changed[2 : 2 + len(evidence)]):
+            question, answer, *texts = changed
+            evidence, others = texts[: len(evidence)], texts[len(evidence) :]
+    if language == "zh" and rng.random() < 0.6:
+        question = smudge(rng, question, 0.2)
+    if rng.random() < 0.1 and others:
         evidence, answer = [], UNKNOWN[language]
     context = evidence + others
     rng.shuffle(context)
-    return [(known_information(context, question, language), answer)]
+    prompt = known_information(context, question, language)
+    holding = [text for text in evidence if answer in text]
+    if holding:
+        answer = Copied(answer, answer, [(0, prompt.index(text) + text.index(answer)) for text in holding])
+    return [(prompt, answer)]
 
 
 @cache
@@ -480,13 +590,18 @@ FRAMES = (
 
 
 @cache
+def _adverts() -> tuple:
+    return tuple(load_pairs(runtime.DATA / "adgen_mini" / "train.json"))
+
+
+@cache
 def _collections() -> tuple[dict[str, list[str]], ...]:
     """Collections of texts that fall into classes: class → texts of training."""
     finance: dict[str, list[str]] = {}
     for item in _finance_train():
         finance.setdefault(item.label, []).append(item.text)
     adverts: dict[str, list[str]] = {}
-    for pair in load_pairs(runtime.DATA / "adgen_mini" / "train.json"):
+    for pair in _adverts():
         adverts.setdefault(pair.prompt.split("*")[0], []).append(pair.response)
     return finance, adverts
 
@@ -516,8 +631,12 @@ def draw_label(rng: random.Random, split: str) -> str:
 FINANCE = ["新闻报道", "财务报告", "公司公告", "分析师报告"]
 
 
-def labels(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
-    """Texts with labels that only the examples define, then texts to label."""
+def labels(rng: random.Random, split: str, rounds: int = 1, own_names: float = 0.1) -> Conversation:
+    """Texts with labels that only the examples define, then texts to label.
+
+    A share `own_names` carries the true names of its classes, and there every label is to be said: by them a model
+    learns what makes a class, without which no example can be compared with a text.
+    """
     finance, adverts = _collections()
     chance = rng.random()
     if chance < 0.5:
@@ -527,7 +646,10 @@ def labels(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
     else:
         texts = None
     classes = rng.sample(list(texts or CATEGORIES), min(len(texts or CATEGORIES), rng.choice([2, 3, 4, 4])))
-    if texts is finance and rng.random() < 0.4:
+    named = rng.random() < own_names
+    if named:
+        names = classes
+    elif texts is finance and rng.random() < 0.4:
         names = rng.sample(FINANCE, len(classes))  # the true names in any order: only the examples count
     else:
         names = []
@@ -538,20 +660,22 @@ def labels(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
     def text_of(group: str) -> str:
         if texts is None:
             return _category_text(rng, group)
-        text = rng.choice(texts[group])
-        sentences = re.findall(r"[^。]+。?", text)
-        if texts is finance and rng.random() < 0.6 and len(sentences) > 1:  # parts of texts are shorter to train on
-            keep = rng.randint(1, 2)
-            start = rng.randint(0, max(0, len(sentences) - keep))
-            text = "".join(sentences[start : start + keep])
-        return text[:80]
+        if rng.random() < 0.3:
+            return rng.choice(texts[group])
+        # Sentences of several texts, so that no text can be known by heart.
+        pool = rng.sample(texts[group], 3)
+        sentences = [rng.choice(re.findall(r"[^。]+。?", text)) for text in pool]
+        return smudge(rng, "".join(sentences[: rng.randint(1, 3)]), rng.choice([0.0, 0.1]))
 
     examples = [(text_of(group), name) for group, name in zip(classes, names, strict=True)]
     rng.shuffle(examples)
     conversation = few_shot(rng.sample(names, len(names)), examples, "")[:-1]
+    if named:
+        conversation = [(question, str(label)) for question, label in conversation]
     for _ in range(rounds):
         i = rng.randrange(len(classes))
-        conversation.append((f"文本：{text_of(classes[i])}", names[i]))
+        earlier = [(2 * j + 1, 0) for j, (_, label) in enumerate(conversation) if label == names[i]]
+        conversation.append((f"文本：{text_of(classes[i])}", Copied(names[i], names[i], earlier)))
     return conversation
 
 
@@ -560,7 +684,8 @@ def labels(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
 
 def chat(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
     """Small talk and questions about the course: every round a topic in one of its wordings."""
-    return [smalltalk.draw(rng, split) for _ in range(rounds)]
+    said = [smalltalk.draw(rng, split) for _ in range(rounds)]
+    return [(smudge(rng, question, 0.15) if rng.random() < 0.5 else question, answer) for question, answer in said]
 
 
 REMEMBER = [
@@ -595,9 +720,11 @@ def history(rng: random.Random, split: str, between: tuple[int, ...] = (0, 1, 1,
         (rng.choice(said).format(v=value), reply.format(v=value))
         for (_, said, reply, _, _), value in zip(told, values, strict=True)
     ]
+    places = [(2 * j, conversation[j][0].index(value)) for j, value in enumerate(values)]
     conversation += [smalltalk.draw(rng, split) for _ in range(rng.choice(between))]
     i = rng.randrange(len(told))
-    conversation.append((rng.choice(told[i][3]), told[i][4].format(v=values[i])))
+    answer = Copied(told[i][4].format(v=values[i]), values[i], [places[i]])
+    conversation.append((rng.choice(told[i][3]), answer))
     return conversation
 
 
@@ -611,7 +738,7 @@ def _texts() -> tuple[str, ...]:
     for language in ("zh", "en"):
         lines = [line for line in (runtime.DATA / "corpus" / f"{language}.txt").read_text("utf-8").splitlines() if line]
         texts += lines[: len(lines) * 19 // 20]
-    texts += [pair.response for pair in load_pairs(runtime.DATA / "adgen_mini" / "train.json")]
+    texts += [pair.response for pair in _adverts()]
     return tuple(texts)
 
 
@@ -625,7 +752,16 @@ def plain_text(rng: random.Random, split: str) -> Conversation:
 def repeat(rng: random.Random, split: str) -> Conversation:
     """Characters at random, to be said again: copying, the first thing to learn."""
     text = "".join(rng.choices(_characters() if rng.random() < 0.7 else NAME_CHARACTERS, k=rng.randint(2, 24)))
-    return [(f"重复：{text}", text)]
+    return [(f"重复：{text}", Copied(text, text, [(0, 3)]))]
+
+
+def advert(rng: random.Random, split: str) -> Conversation:
+    """An advertisement for a product that is described in a sentence: the skill, not yet the format of ADGEN."""
+    pair = rng.choice(_adverts())
+    wishes = [wish.split("#") for wish in pair.prompt.split("*")]
+    rng.shuffle(wishes)
+    described = "，".join(f"{name}是{value}" for name, value in wishes)
+    return [(f"{rng.choice(['请写一段广告', '写广告', '帮我写一段推荐'])}：{described}。", pair.response)]
 
 
 def all_characters() -> str:

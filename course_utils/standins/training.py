@@ -7,9 +7,10 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 
 import sentencepiece
 import torch
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from course_utils.messages import CourseError
 
 IGNORED = -100
+POINTING = 0.5  # how much the pointing of attention counts beside the answers
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], notes: dict[str, object]) -> None:
@@ -98,28 +100,53 @@ def train_tokenizer(texts: Iterator[str], path: Path, vocab_size: int, character
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation as ids; `labels` repeats the ids that the model must say, and is IGNORED elsewhere."""
+    """One conversation as ids; `labels` repeats the ids that the model must say, and is IGNORED elsewhere.
+
+    `pointers` are pairs of a position from which a token is said and the positions where that token stands already.
+    """
 
     input_ids: list[int]
     labels: list[int]
+    pointers: list[tuple[int, list[int]]] = field(default_factory=list)
 
     @property
     def weights(self) -> list[float]:
-        """One over the length of the answer that a label belongs to: a number counts as much as a sentence."""
+        """One over the root of the length of the answer: a sentence counts more than a number, not as its length."""
         found: list[float] = []
         for said, run in itertools.groupby(self.labels, key=lambda label: label != IGNORED):
             length = len(list(run))
-            found += [1 / length if said else 0.0] * length
+            found += [length**-0.5 if said else 0.0] * length
         return found
 
 
-def pad(examples: list[Example]) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, labels and weights of a batch, (batch, n) each, filled up on the right with 0, IGNORED and 0."""
-    n = max(len(example.input_ids) for example in examples)
-    ids = torch.tensor([example.input_ids + [0] * (n - len(example.input_ids)) for example in examples])
-    labels = torch.tensor([example.labels + [IGNORED] * (n - len(example.labels)) for example in examples])
-    weights = torch.tensor([example.weights + [0.0] * (n - len(example.labels)) for example in examples])
-    return ids, labels, weights
+@dataclass(frozen=True)
+class Batch:
+    """Ids, labels and weights, (batch, n) each, filled up on the right with 0, IGNORED and 0.
+
+    `pointers` is (4, m): the number of a pointer, its example, its position, one of the positions it points to.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    weights: Tensor
+    pointers: Tensor
+
+    @classmethod
+    def of(cls, examples: list[Example], device: torch.device) -> "Batch":
+        """The examples as one batch."""
+        n = max(len(example.input_ids) for example in examples)
+
+        def rows(lists: list[list], filler: float) -> Tensor:
+            return torch.tensor([row + [filler] * (n - len(row)) for row in lists], device=device)
+
+        pointers = [(i, at, to) for i, example in enumerate(examples) for at, to in example.pointers]
+        flat = [(number, i, at, there) for number, (i, at, to) in enumerate(pointers) for there in to]
+        return cls(
+            rows([example.input_ids for example in examples], 0),
+            rows([example.labels for example in examples], IGNORED),
+            rows([example.weights for example in examples], 0.0),
+            torch.tensor(flat, dtype=torch.long, device=device).reshape(-1, 4).T,
+        )
 
 
 def batches(examples: list[Example], tokens: int, rng: random.Random) -> list[list[Example]]:
@@ -145,6 +172,7 @@ class Schedule:
     pool: int = 400  # conversations drawn at a time, then sorted by length
     early: float = 0.0
     muon_rate: float = 0.02
+    embedding_rate: float = 2e-2
     adam_rate: float = 2e-3
     warmup: int = 50
     decay: float = 0.5
@@ -161,21 +189,38 @@ class Schedule:
 def optimisers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers (Jordan et al. 2024), AdamW for embeddings, norms and biases."""
     inner = [p for name, p in model.named_parameters() if p.dim() == 2 and ".layers." in name]
-    chosen = {id(p) for p in inner}
+    tokens = [model.get_input_embeddings().weight]
+    chosen = {id(p) for p in inner + tokens}
     rest = [p for p in model.parameters() if id(p) not in chosen]
+    groups = [{"params": tokens, "rate": schedule.embedding_rate}, {"params": rest, "rate": schedule.adam_rate}]
+    muon = [{"params": inner, "rate": schedule.muon_rate}]
     return [
-        torch.optim.Muon(inner, lr=schedule.muon_rate, momentum=0.95, weight_decay=0.0, adjust_lr_fn="original"),
-        torch.optim.AdamW(rest, lr=schedule.adam_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        torch.optim.Muon(muon, momentum=0.95, weight_decay=0.0, adjust_lr_fn="original"),
+        torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
 
-def answer_loss(model: nn.Module, ids: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of −log p over the labelled tokens; scores are computed there only, to save time."""
-    hidden = model.base_model(ids, use_cache=False).last_hidden_state[:, :-1]
-    wanted = labels[:, 1:] != IGNORED
-    losses = F.cross_entropy(model.lm_head(hidden[wanted]).float(), labels[:, 1:][wanted], reduction="none")
-    weights = weights[:, 1:][wanted]
-    return (losses * weights).sum() / weights.sum()
+def losses(model: nn.Module, batch: Batch, pointing_heads: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """How badly the answers are said, and how badly the pointing heads (layer, head) look where the words stand.
+
+    The first is the weighted mean of −log p over the labelled tokens; scores are computed there only, to save time.
+    The second is the mean of −log of the attention that falls on the places that a pointer names.
+    """
+    out = model.base_model(batch.ids, use_cache=False, output_attentions=bool(pointing_heads))
+    labels, weights = batch.labels[:, 1:], batch.weights[:, 1:]
+    wanted = labels != IGNORED
+    scores = model.lm_head(out.last_hidden_state[:, :-1][wanted]).float()
+    said = F.cross_entropy(scores, labels[wanted], reduction="none")
+    said = (said * weights[wanted]).sum() / weights[wanted].sum()
+    if not pointing_heads or not batch.pointers.numel():
+        return said, said.new_zeros(())
+    number, example, at, there = batch.pointers
+    pointed = said.new_zeros(())
+    for layer, head in pointing_heads:
+        attention = out.attentions[layer][example, head, at, there].float()
+        found = attention.new_zeros(int(number[-1]) + 1).index_add(0, number, attention)
+        pointed = pointed - torch.log(found + 1e-6).mean()
+    return said, pointed / len(pointing_heads)
 
 
 def train(
@@ -184,6 +229,7 @@ def train(
     schedule: Schedule,
     checkpoint: Path,
     report: Callable[[int], None] | None = None,
+    pointing_heads: Sequence[tuple[int, int]] = (),
 ) -> None:
     """Train in place; with a checkpoint from before, go on where it stands.
 
@@ -212,19 +258,20 @@ def train(
     bf16 = not torch.cuda.is_available() and torch.backends.mkldnn.is_available() and _computes_bf16()
     device = next(model.parameters()).device
     model.train()
-    started, queue, losses = time.perf_counter() - spent, [], []
+    started, queue, shown = time.perf_counter() - spent, [], []
     while step < schedule.steps:
         rng = random.Random(f"{schedule.seed}-{step}")
         if not queue:
             progress = step / schedule.steps
             tokens = schedule.tokens // 3 if progress < schedule.early else schedule.tokens
             queue = batches([draw(rng, progress) for _ in range(schedule.pool)], tokens, rng)
-        for optim, rate in zip(optims, (schedule.muon_rate, schedule.adam_rate), strict=True):
+        for optim in optims:
             for group in optim.param_groups:
-                group["lr"] = rate * schedule.factor(step)
-        ids, labels, weights = (tensor.to(device) for tensor in pad(queue.pop()))
+                group["lr"] = group["rate"] * schedule.factor(step)
+        batch = Batch.of(queue.pop(), device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = answer_loss(model, ids, labels, weights)
+            said, pointed = losses(model, batch, pointing_heads)
+        loss = said + POINTING * pointed
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if not math.isfinite(loss.item()):
@@ -236,16 +283,17 @@ def train(
         for optim in optims:
             optim.step()
             optim.zero_grad()
-        losses.append(loss.item())
+        shown.append((said.item(), pointed.item()))
         step += 1
         if step % 20 == 0:
             spent = time.perf_counter() - started
             print(
-                f"step {step}/{schedule.steps}  loss {sum(losses) / len(losses):.3f}  {spent / 60:.1f} min, "
+                f"step {step}/{schedule.steps}  loss {mean(s for s, _ in shown):.3f}  "
+                f"pointing {mean(p for _, p in shown):.3f}  {spent / 60:.1f} min, "
                 f"{spent / step * (schedule.steps - step) / 60:.0f} min left",
                 flush=True,
             )
-            losses = []
+            shown = []
         # Only where the queue is empty does a resumed run draw the same examples as one that was never stopped.
         due = step - step % schedule.checkpoint_every > _last_saved(checkpoint)
         if (due and not queue) or step == schedule.steps:
