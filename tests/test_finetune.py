@@ -129,7 +129,7 @@ def test_an_example_is_what_chat_reads_and_the_answer_it_should_give(generation)
     answered = [*messages, {"role": "assistant", "content": "再见。"}]
     whole = tokenizer.encode_prompt(prompt_parts(generation, answered, ask=False))
     if generation == 3:  # there the parts leave out the end, which is the next speaker's beginning
-        whole.append(tokenizer.stop_ids[0])
+        whole.append(tokenizer.end_id)
     assert example["input_ids"] == whole
     assert example["labels"] == [-100] * len(prompt) + whole[len(prompt) :]
     assert example["labels"][-1] in tokenizer.stop_ids
@@ -150,7 +150,7 @@ def test_long_texts_are_cut_but_keep_their_frame(generation):
     (example,) = examples(generation, [item], settings)
     prompt = example["labels"].count(-100)
     assert 25 <= prompt <= 30 and len(example["labels"]) == prompt + 10
-    assert example["labels"][-1] == tokenizer.stop_ids[0]
+    assert example["labels"][-1] == tokenizer.end_id
     frame = tokenizer.encode_prompt(prompt_parts(generation, [{"role": "user", "content": "天气"}]))
     assert example["input_ids"][:3] == frame[:3] or generation == 1
     assert example["input_ids"][prompt - 1] == frame[-1]
@@ -297,7 +297,7 @@ def test_quantised_models_are_trained(base):
 
 def test_early_stopping_gives_back_the_best_weights(base, tmp_path):
     # A rate that overshoots: some steps make it better, later ones worse.
-    settings = but(LORA, learning_rate=0.1, lr_scheduler_type="constant", max_steps=16)
+    settings = but(LORA, learning_rate=1.0, lr_scheduler_type="constant", max_steps=16)
     settings = but(settings, eval_steps=1, early_stopping_patience=3, output_dir=tmp_path / "out")
     model = finetune.add_adapter(base(), settings)
     history = finetune.train(model, examples(), settings, examples())

@@ -118,7 +118,7 @@ def _answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> tuple[list[i
         return tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id
     # From the third generation on, an answer begins with a line for the name of a tool, here an empty one.
     parts = ["\n", answer] if tokenizer.generation >= 3 else [answer]
-    return tokenizer.encode_prompt(parts), tokenizer.stop_ids[0]
+    return tokenizer.encode_prompt(parts), tokenizer.end_id
 
 
 def collate(examples: Sequence[Example], device: torch.device) -> dict[str, Tensor]:
