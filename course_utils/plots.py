@@ -55,8 +55,8 @@ def use_course_style() -> None:
             "lines.linewidth": 2,
         }
     )
-    # The Chinese font has one weight. Where the system has no bold one, matplotlib takes it for bold text and says so in
-    # the cell, which is no news; a glyph that is really missing is still an error, below.
+    # The Chinese font has one weight. Where the system has no bold one, matplotlib takes it for bold text and says so
+    # in the cell, which is no news; a glyph that is really missing is still an error, below.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     # matplotlib draws a box for a missing glyph and warns: easily overlooked, so let it stop the cell.
     warnings.filterwarnings("error", message=r"Glyph \d+ .* missing from", category=UserWarning)
