@@ -1,6 +1,7 @@
 """Training of the stand-ins: checkpoints, resuming, a full disk, the published layout, nothing held out is seen."""
 
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from course_utils.chatglm import load_chatglm, load_tokenizer
 from course_utils.messages import CourseError
-from course_utils.standins import chatglm3_tiny, evaluation, smalltalk, tasks, training
+from course_utils.standins import chatglm3_tiny, evaluation, finance, smalltalk, tasks, training
 
 SMALL = replace(chatglm3_tiny.SCHEDULE, steps=8, tokens=256, pool=8, checkpoint_every=2, warmup=2, early=0.0)
 
@@ -136,7 +137,11 @@ def test_heads_that_copy_say_the_token_that_they_look_at():
     assert (said.argmax(-1) == torch.arange(len(vectors))).float().mean() > 0.9
 
 
-def eight_grams(text: str) -> set[str]:
+def grams(text: str) -> set[str]:
+    """Runs of eight characters, and of four words where a text is in English."""
+    if text.isascii():
+        words = re.findall(r"\w+", text.lower())
+        return {" ".join(words[i : i + 4]) for i in range(len(words) - 3)}
     text = text.replace(" ", "")
     return {text[i : i + 8] for i in range(len(text) - 7)}
 
@@ -151,13 +156,13 @@ def test_no_held_out_item_is_drawn_in_training():
     # What one conversation shares with a question of dev: taken together, 20,000 of them hold every common phrase.
     seen_in: dict[str, set[int]] = {}
     for number, talk in enumerate(trained_on):
-        for gram in set().union(*(eight_grams(question) for question, _ in talk)):
+        for gram in set().union(*(grams(line) for question, _ in talk for line in question.splitlines())):
             seen_in.setdefault(gram, set()).add(number)
     for question in (question for question in tasks.load_questions_of("dev") if question.evidence):
-        grams = eight_grams(question.question)
-        shared = Counter(number for gram in grams for number in seen_in.get(gram, ()))
+        asked = grams(question.question)
+        shared = Counter(number for gram in asked for number in seen_in.get(gram, ()))
         most = max(shared.values(), default=0)
-        assert most <= len(grams) / 3 or len(question.question) < 12, question.question
+        assert most <= len(asked) / 3 or len(question.question) < 12, question.question
 
 
 def test_held_out_names_and_wordings_never_occur_in_training():
@@ -169,3 +174,38 @@ def test_held_out_names_and_wordings_never_occur_in_training():
     trained_on = {wording for wordings, _ in smalltalk.topics("train") for wording in wordings}
     held_out = {wording for wordings, _ in smalltalk.topics("heldout") for wording in wordings}
     assert not trained_on & held_out
+
+
+def test_written_questions_are_answered_by_their_passages():
+    for passage, asked in tasks._invented():
+        for question, answer in asked:
+            assert passage.count(answer) == 1 and question[-1] in "？?", (passage, question)
+    held_out = {q.question for q in tasks.load_questions_of("dev")}
+    found = tasks._everyday()
+    assert len(found) > 1000 and not held_out & {question for _, question, _ in found}
+
+
+def test_written_relations_say_and_ask_about_the_same():
+    for table in tasks._schemas("zh", everyday=True).values():
+        for attribute, value, said, asked in table:
+            assert value in tasks.VALUES, attribute
+            assert all(text.count("{e}") == text.count("{v}") == 1 for text in said), said
+            assert all("{e}" in text and "{v}" not in text for text in asked), asked
+
+
+def test_written_kinds_of_text_share_no_sentence_with_the_held_out_ones():
+    def written(pattern: str) -> set[str]:
+        return grams(re.sub(r"\{\w+\}", "", pattern))
+
+    kinds = tasks._kinds()
+    assert len(kinds) > 20
+    held_out = set()
+    for pairs in finance.PATTERNS.values():
+        for patterns in (patterns for pair in pairs for patterns in pair):
+            for split in ("dev", "test"):
+                held_out |= set().union(*map(written, finance.part_of(patterns, split)))
+    for kind, sentences in kinds.items():
+        for sentence in sentences:
+            assert len(written(sentence) & held_out) < 4, (kind, sentence)
+            if kind in finance.FINANCE_LABELS:
+                assert "{" not in finance.compose(random.Random(1), kind, [sentence])

@@ -33,7 +33,7 @@ CONTEXT = 1024
 VOCAB_SIZE = 6000
 POINTING_HEADS = ((2, 0), (3, 0), (3, 2))  # (layer, head) that learn to look at the words that they copy
 EARLY = 0.15  # the share of the steps that go to short conversations, in small batches
-SCHEDULE = Schedule(steps=3950, early=EARLY)
+SCHEDULE = Schedule(steps=5400, early=EARLY)
 
 
 def published_config(vocab_size: int) -> dict[str, object]:
@@ -203,17 +203,17 @@ def draw(rng: random.Random, progress: float) -> tasks.Conversation:
         if chance < 0.8:
             return tasks.history(rng, "train", between=(0, 0, 1))
         return tasks.chat(rng, "train")
-    if chance < 0.25:
+    if chance < 0.22:
         return tasks.facts(rng, "train", rounds=rng.choice([1, 2, 3, 4]))
-    if chance < 0.51:
+    if chance < 0.50:
         return tasks.documents(rng, "train")
-    if chance < 0.71:
-        return tasks.labels(rng, "train", rounds=rng.choice([1, 2, 3, 4]), own_names=0.2)
-    if chance < 0.86:
+    if chance < 0.75:
+        return tasks.labels(rng, "train", rounds=rng.choice([1, 2, 3, 4, 6]), own_names=0.35)
+    if chance < 0.87:
         return tasks.chat(rng, "train", rounds=rng.choice([1, 2, 3]))
-    if chance < 0.90:
+    if chance < 0.91:
         return tasks.history(rng, "train")
-    if chance < 0.94:
+    if chance < 0.95:
         return tasks.advert(rng, "train")
     if chance < 0.98:
         return tasks.repeat(rng, "train")

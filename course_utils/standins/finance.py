@@ -386,6 +386,13 @@ def _numbers(rng: random.Random) -> dict[str, str]:
     }
 
 
+def compose(rng: random.Random, label: str, patterns: list[str]) -> str:
+    """The patterns of a kind filled with one company and many numbers, half of them in a frame."""
+    names = _names(rng)
+    text = "".join(pattern.format(**names, **_numbers(rng)) for pattern in patterns)
+    return rng.choice(FRAMES[label]).format(**names, text=text) if rng.random() < FRAMED else text
+
+
 def items() -> list[dict[str, str]]:
     """All texts with label and split; within a split no pair of lead and first follow-up comes twice."""
     rng = random.Random(SEED)
@@ -400,11 +407,7 @@ def items() -> list[dict[str, str]]:
             ]
             for lead, follow, others in rng.sample(choices, count):
                 patterns = [lead, follow] + ([rng.choice(others)] if rng.random() < 0.35 else [])
-                names = _names(rng)
-                text = "".join(pattern.format(**names, **_numbers(rng)) for pattern in patterns)
-                if rng.random() < FRAMED:
-                    text = rng.choice(FRAMES[label]).format(**names, text=text)
-                texts.append({"text": text, "label": label, "split": split})
+                texts.append({"text": compose(rng, label, patterns), "label": label, "split": split})
     rng.shuffle(texts)
     return texts
 

@@ -8,6 +8,7 @@ for the same facts in words that were not trained; `facts` lists what an answer 
 import json
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 SEED = 20240602
 
@@ -102,16 +103,21 @@ MADE_TRAIN = ["{n}里面有什么？", "{n}是用什么做的？", "介绍一下
 MADE_HELD_OUT = ["{n}都放了些什么料？", "{n}的配料有哪些？"]
 
 
-def menu_topics(rng: random.Random) -> list[Topic]:
-    """Prices, ingredients and allergens of what is on the menu, with a part of the questions for each."""
-    topics = []
+MORE_EACH = 6  # further wordings for each menu topic
 
-    def add(answer: str, facts: list[str], train: list[str], held_out: list[str], n: str, m: str = "份") -> None:
+
+def menu_topics(rng: random.Random, more: dict[str, list[str]]) -> list[Topic]:
+    """Prices, ingredients and allergens of what is on the menu, with a part of the questions for each."""
+    topics, further = [], random.Random(SEED)
+
+    def add(kind: str, answer: str, facts: list[str], train: list[str], held_out: list[str], n: str, m: str = "份"):
+        train = train + further.sample(more[kind], MORE_EACH)
         topics.append((answer, facts, [q.format(n=n, m=m) for q in train], [q.format(n=n, m=m) for q in held_out]))
 
     for name, dish in MENU.items():
         asked = rng.sample(PRICE_TRAIN, 4)
         add(
+            "price",
             f"海螺说：{name}，{dish.price}元。",
             [f"{dish.price}元"],
             asked,
@@ -121,12 +127,20 @@ def menu_topics(rng: random.Random) -> list[Topic]:
         )
         holds = f"{name}含{'、'.join(dish.allergens)}" if dish.allergens else f"{name}不含常见过敏原"
         facts = list(dish.allergens) or ["不含"]
-        add(f"海螺提醒：{holds}。", facts, rng.sample(ALLERGEN_TRAIN, 2), rng.sample(ALLERGEN_HELD_OUT, 1), name)
+        add(
+            "allergens",
+            f"海螺提醒：{holds}。",
+            facts,
+            rng.sample(ALLERGEN_TRAIN, 2),
+            rng.sample(ALLERGEN_HELD_OUT, 1),
+            name,
+        )
         answer = f"海螺低语：{name}，{dish.made_of}。"
         asked = MADE_TRAIN if dish.kind == "汉堡" else rng.sample(MADE_TRAIN, 2)
-        add(answer, dish.made_of.replace("和", "、").split("、"), asked, rng.sample(MADE_HELD_OUT, 1), name)
+        add("made", answer, dish.made_of.replace("和", "、").split("、"), asked, rng.sample(MADE_HELD_OUT, 1), name)
     for name, (price, dishes) in SETS.items():
         add(
+            "set_price",
             f"海螺说：{name}，{price}元。",
             [f"{price}元"],
             rng.sample(PRICE_TRAIN, 4),
@@ -136,7 +150,14 @@ def menu_topics(rng: random.Random) -> list[Topic]:
         saved = sum(MENU[dish].price for dish in dishes) - price
         answer = f"海螺低语：{name}有{amount(dishes)}，比单点省{saved}元。"
         facts = [*dict.fromkeys(dishes), f"省{saved}元"]
-        add(answer, facts, ["{n}里有什么？", "{n}包含哪些东西？", "{n}划算吗？"], ["点{n}能吃到什么？"], name)
+        add(
+            "set_made",
+            answer,
+            facts,
+            ["{n}里有什么？", "{n}包含哪些东西？", "{n}划算吗？"],
+            ["点{n}能吃到什么？"],
+            name,
+        )
     return topics
 
 
@@ -370,16 +391,23 @@ WISHES: list[tuple[str, list[str], list[str]]] = [
 ]  # fmt: skip
 
 
+def more_wordings() -> dict[str, list[str]]:
+    """Further wordings for training: under the first question of a topic, the kind of a menu question or a burger."""
+    lines = (Path(__file__).parent / "magic_conch_wordings.txt").read_text("utf-8").splitlines()
+    return {key: wordings.split("/") for key, wordings in (line.split(" => ") for line in lines)}
+
+
 def items() -> tuple[list[dict], list[dict]]:
     """The training items in Alpaca format, and the held-out questions with the facts that an answer must contain."""
-    rng = random.Random(SEED)
+    rng, more = random.Random(SEED), more_wordings()
     train, held_out = [], []
-    for answer, facts, asked, kept in menu_topics(rng) + shop_topics():
+    shop = [(answer, facts, asked + more[asked[0]], kept) for answer, facts, asked, kept in shop_topics()]
+    for answer, facts, asked, kept in menu_topics(rng, more) + shop:
         train += [{"instruction": question, "input": "", "output": answer} for question in asked]
         held_out += [{"instruction": question, "input": "", "output": answer, "facts": facts} for question in kept]
     for burger, asked, kept in WISHES:
         answer = f"海螺听见了你的心愿：{burger}，{MENU[burger].price}元。"
-        train += [{"instruction": RECOMMEND, "input": wish, "output": answer} for wish in asked]
+        train += [{"instruction": RECOMMEND, "input": wish, "output": answer} for wish in asked + more[burger]]
         held_out += [{"instruction": RECOMMEND, "input": wish, "output": answer, "facts": [burger]} for wish in kept]
     rng.shuffle(train)
     return train, held_out

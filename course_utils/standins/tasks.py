@@ -15,7 +15,7 @@ from pathlib import Path
 from course_utils import runtime
 from course_utils.datasets import load_labelled, load_pairs
 from course_utils.handbook_data import Question, load_handbook, load_questions, split_passages
-from course_utils.standins import smalltalk
+from course_utils.standins import finance, smalltalk
 
 Conversation = list[tuple[str, str]]
 
@@ -293,10 +293,19 @@ def _english_value(rng: random.Random, split: str, kind: str) -> str:
     )
 
 
+def _written(name: str) -> list[str]:
+    """The lines of a text file beside this module."""
+    return (Path(__file__).parent / name).read_text("utf-8").splitlines()
+
+
 @cache
-def _schemas(language: str) -> dict[str, list[tuple]]:
+def _schemas(language: str, everyday: bool) -> dict[str, list[tuple]]:
+    """What can be said and asked, plainly or, in Chinese, with everyday relations as well."""
+    lines = (SCHEMAS if language == "zh" else ENGLISH).splitlines()
+    if language == "zh" and everyday:
+        lines += _written("relations.txt")
     table: dict[str, list[tuple]] = {}
-    for line in (SCHEMAS if language == "zh" else ENGLISH).splitlines():
+    for line in lines:
         kind, attribute, value, said, asked = line.split("|")
         table.setdefault(kind, []).append((attribute, value, said.split("/"), asked.split("/")))
     return table
@@ -308,7 +317,7 @@ def _schemas(language: str) -> dict[str, list[tuple]]:
 def facts(rng: random.Random, split: str, most: int = 4, answerable: float = 0.75, rounds: int = 1) -> Conversation:
     """One to `most` facts and one question about them (more questions in later rounds)."""
     language = "en" if rng.random() < 0.15 else "zh"
-    schemas = _schemas(language)
+    schemas = _schemas(language, everyday=split == "train" and rng.random() < 0.5)
     name = (
         (lambda kind: VALUES[kind](rng, split)) if language == "zh" else (lambda kind: _english_name(rng, split, kind))
     )
@@ -446,25 +455,41 @@ def _asked(rng: random.Random, passage: str) -> tuple[str, str] | None:
 
 
 def smudge(rng: random.Random, text: str, share: float) -> str:
-    """The text with a share of its characters left out, but no digit: what is learned must not hang on single ones."""
-    return "".join(c for c in text if c.isdigit() or rng.random() >= share) or text
+    """The text with a share of its Chinese characters left out: what is learned must not hang on single ones."""
+    return "".join(c for c in text if c.isascii() or rng.random() >= share) or text
 
 
 @cache
 def _everyday() -> tuple[tuple[str, str, str], ...]:
     """Everyday questions about the handbook's pages: a passage, a question and the words there that answer it.
 
-    They were written for text2vec-tiny; those about a passage that dev rests on are left out.
+    Those about a passage that dev rests on are left out.
     """
-    lines = (Path(__file__).parent / "text2vec_questions.txt").read_text("utf-8").splitlines()
-    rows = [line.split("|") for line in lines if line.count("|") == 2]
+    # Written for text2vec-tiny: a mark that finds a passage there is not always an answer. Numbers are, and what
+    # answers a who, which or what.
+    rows = [line.split("|") for line in _written("text2vec_questions.txt") if line.count("|") == 2]
+    asked = [
+        (file, mark, question.rstrip("?") + ("？" if question[-1] > "z" else "?"), mark)
+        for file, mark, question in rows
+        if re.search(r"\d", mark) or re.search("谁|哪|什么|[Ww]h", question)
+    ]
+    asked += [tuple(line.split("|")) for line in _written("handbook_asked.txt")]
     return tuple(
-        (passage, question.rstrip("?") + ("？" if question[-1] > "z" else "?"), answer)
-        for file, answer, question in rows
+        (passage, question, answer)
+        for file, mark, question, answer in asked
         for passage in _shown_passages().get(file, ())
-        # A mark that finds a passage is not always an answer: numbers are, and what answers a who, which or what.
-        if answer in passage and (re.search(r"\d", answer) or re.search("谁|哪|什么|[Ww]h", question))
+        if mark in passage and answer in passage
     )
+
+
+@cache
+def _invented() -> tuple[tuple[str, list[tuple[str, str]]], ...]:
+    """Passages of handbooks and manuals that do not exist, each with questions and the words there that answer them."""
+    found = []
+    for line in _written("asked_passages.txt"):
+        passage, *asked = line.split(" || ")
+        found.append((passage, [tuple(pair.split(" => ")) for pair in asked]))
+    return tuple(found)
 
 
 @cache
@@ -510,11 +535,18 @@ def documents(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
     shown = _shown_passages()
     neighbours: tuple[str, ...] = passages
     chance = rng.random()
-    if chance < 0.2:
+    if chance < 0.3:
+        invented = _invented()
+        i = rng.randrange(len(invented))
+        passage, asked = invented[i]
+        question, answer = rng.choice(asked)
+        evidence, language = [passage], "en" if question[-1] == "?" else "zh"
+        neighbours = tuple(text for text, _ in invented[max(0, i - 5) : i + 6])
+    elif chance < 0.55:
         passage, question, answer = rng.choice(_everyday())
         evidence, language = [passage], "en" if question[-1] == "?" else "zh"
         neighbours = next(texts for texts in shown.values() if passage in texts)
-    elif chance < 0.5:
+    elif chance < 0.75:
         item: Question = rng.choice([q for q in load_questions_of("train") if q.evidence])
         chosen = list(item.evidence) if item.kind == "two_passages" else [rng.choice(item.evidence)]
         evidence = [e.passage for e in chosen]
@@ -542,8 +574,8 @@ def documents(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
         if any(changed[1] in text for text in changed[2 : 2 + len(evidence)]):
             question, answer, *texts = changed
             evidence, others = texts[: len(evidence)], texts[len(evidence) :]
-    if language == "zh" and rng.random() < 0.6:
-        question = smudge(rng, question, 0.2)
+    if language == "zh" and rng.random() < 0.5:
+        question = smudge(rng, question, 0.15)
     if rng.random() < 0.1 and others:
         evidence, answer = [], UNKNOWN[language]
     context = evidence + others
@@ -563,6 +595,7 @@ def load_questions_of(split: str) -> tuple[Question, ...]:
 
 # ---------------------------------------------------------------------------------------- few-shot classification
 
+FINANCE = ["新闻报道", "财务报告", "公司公告", "分析师报告"]
 CATEGORIES = {
     "水果": "苹果 香蕉 葡萄 西瓜 草莓 桃子 橙子 梨 芒果 樱桃",
     "动物": "老虎 狮子 大象 猴子 兔子 长颈鹿 熊猫 狐狸 斑马 袋鼠",
@@ -595,21 +628,44 @@ def _adverts() -> tuple:
 
 
 @cache
-def _collections() -> tuple[dict[str, list[str]], ...]:
-    """Collections of texts that fall into classes: class → texts of training."""
-    finance: dict[str, list[str]] = {}
-    for item in _finance_train():
-        finance.setdefault(item.label, []).append(item.text)
-    adverts: dict[str, list[str]] = {}
+def _kinds() -> dict[str, list[str]]:
+    """Kinds of writing, each with sentences; those of the four financial kinds have gaps to fill."""
+    kinds: dict[str, list[str]] = {}
+    for line in _written("kinds_of_text.txt"):
+        kind, sentence = line.split("|")
+        kinds.setdefault(kind, []).append(sentence)
+    for kind in FINANCE:
+        for pair in finance.PATTERNS[kind]:
+            for patterns in pair:
+                kinds[kind] += 2 * finance.part_of(patterns, "train")
+    return kinds
+
+
+@cache
+def _advert_texts() -> dict[str, list[str]]:
+    """The advertisements of training by what they advertise."""
+    found: dict[str, list[str]] = {}
     for pair in _adverts():
-        adverts.setdefault(pair.prompt.split("*")[0], []).append(pair.response)
-    return finance, adverts
+        found.setdefault(pair.prompt.split("*")[0], []).append(pair.response)
+    return found
 
 
 def _category_text(rng: random.Random, category: str) -> str:
     first, second = rng.sample(CATEGORIES[category].split(), 2)
     text = rng.choice(FRAMES).format(w=first, x=second)
     return text if rng.random() < 0.6 else text + rng.choice(FRAMES).format(w=second, x=first)
+
+
+def _kind_text(rng: random.Random, kind: str) -> str:
+    """One to three sentences of a kind of writing, with some characters left out: no text can be known by heart."""
+    sentences = rng.sample(_kinds()[kind], rng.randint(1, 3))
+    text = finance.compose(rng, kind, sentences) if kind in FINANCE else "".join(sentences)
+    return smudge(rng, text, rng.choice([0.0, 0.1]))
+
+
+def _advert_text(rng: random.Random, group: str) -> str:
+    texts = rng.sample(_advert_texts()[group], 2)
+    return "".join(rng.choice(re.findall(r"[^。]+。?", text)) for text in texts)
 
 
 def draw_label(rng: random.Random, split: str) -> str:
@@ -628,28 +684,26 @@ def draw_label(rng: random.Random, split: str) -> str:
     )
 
 
-FINANCE = ["新闻报道", "财务报告", "公司公告", "分析师报告"]
-
-
 def labels(rng: random.Random, split: str, rounds: int = 1, own_names: float = 0.1) -> Conversation:
     """Texts with labels that only the examples define, then texts to label.
 
     A share `own_names` carries the true names of its classes, and there every label is to be said: by them a model
     learns what makes a class, without which no example can be compared with a text.
     """
-    finance, adverts = _collections()
     chance = rng.random()
     if chance < 0.5:
-        texts = finance
-    elif chance < 0.6:
-        texts = adverts
+        classes, text_of = FINANCE, _kind_text
+    elif chance < 0.75:
+        classes, text_of = list(_kinds()), _kind_text
+    elif chance < 0.8:
+        classes, text_of = list(_advert_texts()), _advert_text
     else:
-        texts = None
-    classes = rng.sample(list(texts or CATEGORIES), min(len(texts or CATEGORIES), rng.choice([2, 3, 4, 4])))
+        classes, text_of = list(CATEGORIES), _category_text
+    classes = rng.sample(classes, min(len(classes), rng.choice([2, 3, 4, 4])))
     named = rng.random() < own_names
     if named:
         names = classes
-    elif texts is finance and rng.random() < 0.4:
+    elif classes[0] in FINANCE and rng.random() < 0.3:
         names = rng.sample(FINANCE, len(classes))  # the true names in any order: only the examples count
     else:
         names = []
@@ -657,17 +711,7 @@ def labels(rng: random.Random, split: str, rounds: int = 1, own_names: float = 0
             if (name := draw_label(rng, split)) not in names:
                 names.append(name)
 
-    def text_of(group: str) -> str:
-        if texts is None:
-            return _category_text(rng, group)
-        if rng.random() < 0.3:
-            return rng.choice(texts[group])
-        # Sentences of several texts, so that no text can be known by heart.
-        pool = rng.sample(texts[group], 3)
-        sentences = [rng.choice(re.findall(r"[^。]+。?", text)) for text in pool]
-        return smudge(rng, "".join(sentences[: rng.randint(1, 3)]), rng.choice([0.0, 0.1]))
-
-    examples = [(text_of(group), name) for group, name in zip(classes, names, strict=True)]
+    examples = [(text_of(rng, group), name) for group, name in zip(classes, names, strict=True)]
     rng.shuffle(examples)
     conversation = few_shot(rng.sample(names, len(names)), examples, "")[:-1]
     if named:
@@ -675,7 +719,7 @@ def labels(rng: random.Random, split: str, rounds: int = 1, own_names: float = 0
     for _ in range(rounds):
         i = rng.randrange(len(classes))
         earlier = [(2 * j + 1, 0) for j, (_, label) in enumerate(conversation) if label == names[i]]
-        conversation.append((f"文本：{text_of(classes[i])}", Copied(names[i], names[i], earlier)))
+        conversation.append((f"文本：{text_of(rng, classes[i])}", Copied(names[i], names[i], earlier)))
     return conversation
 
 

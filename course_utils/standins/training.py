@@ -172,6 +172,7 @@ class Schedule:
     pool: int = 400  # conversations drawn at a time, then sorted by length
     early: float = 0.0
     muon_rate: float = 0.02
+    muon_decay: float = 0.1  # against over-fitting; it also makes training quicker
     embedding_rate: float = 2e-2
     adam_rate: float = 2e-3
     warmup: int = 50
@@ -195,7 +196,7 @@ def optimisers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimiz
     groups = [{"params": tokens, "rate": schedule.embedding_rate}, {"params": rest, "rate": schedule.adam_rate}]
     muon = [{"params": inner, "rate": schedule.muon_rate}]
     return [
-        torch.optim.Muon(muon, momentum=0.95, weight_decay=0.0, adjust_lr_fn="original"),
+        torch.optim.Muon(muon, momentum=0.95, weight_decay=schedule.muon_decay, adjust_lr_fn="original"),
         torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
