@@ -418,6 +418,16 @@ def _(x, noise, rate, training):
 
 
 @dropout.misconception(
+    "rescaled twice",
+    "you make up for it twice, in training by dividing and in evaluation by multiplying: one is enough, divide in "
+    "training.",
+    "你补偿了两次：训练时除以、评估时又乘以 1 − rate。补一次就够，在训练时除。",
+)
+def _(x, noise, rate, training):
+    return x * (noise >= rate) / (1 - rate) if training else x * (1 - rate)
+
+
+@dropout.misconception(
     "kept and dropped swapped",
     "you keep the share that should be dropped: a number stays where noise ≥ rate.",
     "你留下的正是该丢掉的那部分：noise ≥ rate 的数才留下。",

@@ -46,6 +46,7 @@ SLIPS = {
         "only in evaluation": ("if not training", "if training"),
         "not rescaled": (" / (1 - rate)", ""),
         "rescaled in evaluation": ("return x\n", "return x * (1 - rate)\n", " / (1 - rate)", ""),
+        "rescaled twice": ("return x\n", "return x * (1 - rate)\n"),
         "kept and dropped swapped": (">=", "<"),
         "divided by the rate": ("(1 - rate)", "rate"),
         "multiplied by the kept share": ("/ (1", "* (1"),
