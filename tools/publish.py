@@ -88,6 +88,19 @@ def without(notebook: NotebookNode, *unwanted: str) -> NotebookNode:
     return notebook
 
 
+def split_captions(notebook: NotebookNode) -> NotebookNode:
+    """Give the text behind a caption a cell of its own, so that a slide can end between the two."""
+    cells = []
+    for cell in notebook.cells:
+        cells.append(cell)
+        parts = re.fullmatch(r"(\*\*(?:Figure\.|图)\*\*.+?)\n\n(.+)", cell.source, re.DOTALL)
+        if parts and cell.cell_type == "markdown":
+            cell.source = parts[1]
+            cells.append(nbformat.v4.new_markdown_cell(parts[2], metadata={"slideshow": {"slide_type": "-"}}))
+    notebook.cells = cells
+    return notebook
+
+
 def open_note(cell: NotebookNode) -> tuple[int, str]:
     """Take a speaker note out of its fold: its minutes and its text."""
     note = re.fullmatch(r"\s*<details>\s*<summary>\D*(\d+)\D*</summary>(.*)</details>\s*", cell.source, re.DOTALL)
@@ -133,7 +146,7 @@ def slides(source: Path, target: Path) -> None:
     config.CSSHTMLHeaderPreprocessor.style = "xcode"
 
     def deck(notebook: NotebookNode, language: str) -> str:
-        for cell in without(notebook, "solution").cells:
+        for cell in split_captions(without(notebook, "solution")).cells:
             if "notes" in tags(cell):
                 minutes, text = open_note(cell)
                 cell.source = f"**{minutes} {WORDS[language]['minutes']}**\n\n{text}"
