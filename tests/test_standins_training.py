@@ -13,7 +13,7 @@ from course_utils.chatglm import load_chatglm, load_tokenizer
 from course_utils.messages import CourseError
 from course_utils.standins import chatglm3_tiny, evaluation, finance, smalltalk, tasks, training
 
-SMALL = replace(chatglm3_tiny.SCHEDULE, steps=8, tokens=256, pool=8, checkpoint_every=2, warmup=2, early=0.0)
+SMALL = replace(chatglm3_tiny.SCHEDULE, steps=8, tokens=256, pool=8, checkpoint_every=2, warmup=2, early=0.0, again=0)
 
 
 def numbers(rng: random.Random, progress: float) -> training.Example:
@@ -38,6 +38,15 @@ def test_a_stopped_training_goes_on_from_its_checkpoint_and_ends_the_same(tmp_pa
     resumed = trained(tmp_path / "stopped.safetensors")
     for (name, a), (_, b) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_rates_rise_stay_and_fall_and_fall_once_more():
+    schedule = training.Schedule(steps=300, warmup=10, decay=0.5, again=100)
+    rates = [schedule.factor(step) for step in range(300)]
+    assert rates[:11] == sorted(rates[:11]) and rates[0] == 0.1
+    assert set(rates[10:100]) == {1.0}
+    assert rates[100:200] == sorted(rates[100:200], reverse=True) and rates[199] == 0.01
+    assert rates[200:] == sorted(rates[200:], reverse=True) and rates[200] == 0.4 and rates[299] < 0.01
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):

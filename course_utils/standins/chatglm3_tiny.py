@@ -32,8 +32,29 @@ HIDDEN_SIZE, LAYERS, HEADS, HEAD_DIM, GROUPS, FEED_FORWARD = 192, 5, 4, 48, 2, 3
 CONTEXT = 1024
 VOCAB_SIZE = 6000
 POINTING_HEADS = ((2, 0), (3, 0), (3, 2))  # (layer, head) that learn to look at the words that they copy
-EARLY = 0.176  # the share of the steps that go to short conversations, in small batches
-SCHEDULE = Schedule(steps=4600, early=EARLY)
+EARLY = 0.1396  # the share of the steps that go to short conversations, in small batches
+LATE = 0.6543  # from here on more facts, and more questions that they do not answer: refusing is learned last
+SCHEDULE = Schedule(steps=5800, early=EARLY, again=1200)
+SHARES = {  # of the conversations of each task
+    "facts": 0.22,
+    "documents": 0.28,
+    "labels": 0.25,
+    "chat": 0.12,
+    "history": 0.04,
+    "advert": 0.04,
+    "repeat": 0.03,
+    "plain_text": 0.02,
+}
+LATE_SHARES = {
+    "facts": 0.40,
+    "documents": 0.26,
+    "labels": 0.15,
+    "chat": 0.12,
+    "history": 0.02,
+    "advert": 0.02,
+    "repeat": 0.02,
+    "plain_text": 0.01,
+}
 
 
 def published_config(vocab_size: int) -> dict[str, object]:
@@ -192,8 +213,8 @@ class Encoder:
 
 def draw(rng: random.Random, progress: float) -> tasks.Conversation:
     """One conversation of training. It begins with short ones to copy from; then the facts become more."""
-    chance = rng.random()
     if progress < EARLY:
+        chance = rng.random()
         if chance < 0.2:
             return tasks.repeat(rng, "train")
         if chance < 0.5:
@@ -203,21 +224,16 @@ def draw(rng: random.Random, progress: float) -> tasks.Conversation:
         if chance < 0.8:
             return tasks.history(rng, "train", between=(0, 0, 1))
         return tasks.chat(rng, "train")
-    if chance < 0.22:
-        return tasks.facts(rng, "train", rounds=rng.choice([1, 2, 3, 4]))
-    if chance < 0.50:
-        return tasks.documents(rng, "train")
-    if chance < 0.75:
+    late = progress > LATE
+    shares = LATE_SHARES if late else SHARES
+    [task] = rng.choices(list(shares), list(shares.values()))
+    if task == "facts":
+        return tasks.facts(rng, "train", rounds=rng.choice([1, 2, 3, 4]), answerable=0.6 if late else 0.75)
+    if task == "labels":
         return tasks.labels(rng, "train", rounds=rng.choice([1, 2, 3, 4, 6]), own_names=0.35)
-    if chance < 0.87:
+    if task == "chat":
         return tasks.chat(rng, "train", rounds=rng.choice([1, 2, 3]))
-    if chance < 0.91:
-        return tasks.history(rng, "train")
-    if chance < 0.95:
-        return tasks.advert(rng, "train")
-    if chance < 0.98:
-        return tasks.repeat(rng, "train")
-    return tasks.plain_text(rng, "train")
+    return getattr(tasks, task)(rng, "train")
 
 
 def write(model: nn.Module, folder: Path) -> None:
@@ -235,7 +251,7 @@ def make_tokenizer(folder: Path) -> ChatGLM3Tokenizer:
     path = folder / "tokenizer.model"
     if not path.exists():
         rng = random.Random(SCHEDULE.seed)
-        talks = (draw(rng, 1.0) for _ in range(30_000))
+        talks = (draw(rng, 0.5) for _ in range(30_000))
         characters = tasks.all_characters()
         train_tokenizer((text for talk in talks for round_ in talk for text in round_), path, VOCAB_SIZE, characters)
     return ChatGLM3Tokenizer(str(path))

@@ -165,7 +165,7 @@ def batches(examples: list[Example], tokens: int, rng: random.Random) -> list[li
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: learning rates rise over `warmup` steps, stay, and fall over the last `decay` share."""
+    """How long and how fast: learning rates rise over `warmup` steps, stay, and fall over a `decay` share of them."""
 
     steps: int
     tokens: int = 6144  # ids in a batch, and a third of that while `early`
@@ -177,13 +177,17 @@ class Schedule:
     adam_rate: float = 2e-3
     warmup: int = 50
     decay: float = 0.5
+    again: int = 0  # steps at the end in which the rates fall once more, from two fifths
     seed: int = 20240604
     checkpoint_every: int = 100
 
     def factor(self, step: int) -> float:
         """The share of the learning rate at a step."""
+        if step >= self.steps - self.again:
+            return 0.4 * (self.steps - step) / self.again
+        first = self.steps - self.again
         rise = min(1.0, (step + 1) / self.warmup)
-        fall = (self.steps - step) / max(1, self.decay * self.steps)
+        fall = (first - step) / max(1, self.decay * first)
         return min(rise, max(0.0, fall), 1.0)
 
 
