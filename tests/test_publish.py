@@ -215,6 +215,19 @@ def test_run_sheet_adds_up_the_minutes(built: Path, language: str) -> None:
     assert {"en": "They stumble here:", "zh": "易错之处："}[language] in sheet
 
 
+def test_a_slide_may_end_behind_a_caption() -> None:
+    cells = [new_markdown_cell(f"{word} A line.\n\nMore.\n\nAnd more.") for word in ("**Figure.**", "**图**", "Text.")]
+    split = publish.split_captions(new_notebook(cells=cells)).cells
+    more = "More.\n\nAnd more."
+    assert [c.source for c in split] == [
+        "**Figure.** A line.",
+        more,
+        "**图** A line.",
+        more,
+        f"Text. A line.\n\n{more}",
+    ]
+
+
 def test_notes_without_minutes_are_named() -> None:
     with pytest.raises(SystemExit, match="cell late: speaker notes need"):
         publish.open_note(new_markdown_cell("<details><summary>For the instructor</summary>\n</details>", id="late"))

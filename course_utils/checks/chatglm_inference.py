@@ -148,8 +148,8 @@ def _(messages, encode, control):
 
 @chatglm3_prompt.misconception(
     "roles written as text",
-    "a role is written as text: encode gives its letters one by one; take the single id from control.",
-    "角色被当成文本编码了：encode 给出的是一个个字符；应从 control 里取那一个 id。",
+    "a role is written as text: encode cuts it into several ids; take the single one from control.",
+    "角色被当成文本编码了：encode 会把它切成好几个 id；应从 control 里取那一个。",
 )
 def _(messages, encode, control):
     ids = [control["[gMASK]"], control["sop"]]

@@ -68,7 +68,7 @@ def _play_examples(function: Callable) -> list[Seen]:
         value = torch.full((len(_POOL) + 1, 2), -1.0, dtype=torch.float64)
         for row, pair in enumerate(pairs[: len(_POOL)]):
             value[row] = torch.tensor(pair, dtype=torch.float64)
-        seen.append(Seen(situation, value))
+        seen.append(Seen(situation, value, shown=repr([tuple(pair) for pair in chosen])))
     return seen
 
 
@@ -254,7 +254,7 @@ def _play_confusion(function: Callable) -> list[Seen]:
                 value[i, j] = float(number)
     except (TypeError, ValueError, IndexError):
         raise _wrong_kind(counts) from None
-    return [Seen(situation, value)]
+    return [Seen(situation, value, shown=repr([list(row) for row in counts]))]
 
 
 def _confusion(truth, answers, classes):

@@ -375,9 +375,8 @@ def _play_example(function: Callable) -> list[Seen]:
                 f"{situation}）。",
             )
         # Lengths may differ from one wrong answer to the next, and are compared too.
-        seen.append(
-            Seen(situation, torch.nn.functional.pad(torch.cat([ids, labels]), (0, 20 - 2 * len(ids)), value=-1))
-        )
+        value = torch.nn.functional.pad(torch.cat([ids, labels]), (0, 20 - 2 * len(ids)), value=-1)
+        seen.append(Seen(situation, value, shown=repr(tuple(list(row) for row in result))))
     return seen
 
 

@@ -36,24 +36,24 @@ EARLY = 0.1396  # the share of the steps that go to short conversations, in smal
 LATE = 0.6543  # from here on more facts, and more questions that they do not answer: refusing is learned last
 SCHEDULE = Schedule(steps=5800, early=EARLY, again=1200)
 SHARES = {  # of the conversations of each task
-    "facts": 0.22,
-    "documents": 0.28,
-    "labels": 0.25,
-    "chat": 0.12,
-    "history": 0.04,
-    "advert": 0.04,
-    "repeat": 0.03,
-    "plain_text": 0.02,
+    tasks.facts: 0.22,
+    tasks.documents: 0.28,
+    tasks.labels: 0.25,
+    tasks.chat: 0.12,
+    tasks.history: 0.04,
+    tasks.advert: 0.04,
+    tasks.repeat: 0.03,
+    tasks.plain_text: 0.02,
 }
 LATE_SHARES = {
-    "facts": 0.40,
-    "documents": 0.26,
-    "labels": 0.15,
-    "chat": 0.12,
-    "history": 0.02,
-    "advert": 0.02,
-    "repeat": 0.02,
-    "plain_text": 0.01,
+    tasks.facts: 0.40,
+    tasks.documents: 0.26,
+    tasks.labels: 0.15,
+    tasks.chat: 0.12,
+    tasks.history: 0.02,
+    tasks.advert: 0.02,
+    tasks.repeat: 0.02,
+    tasks.plain_text: 0.01,
 }
 
 
@@ -212,7 +212,7 @@ class Encoder:
 
 
 def draw(rng: random.Random, progress: float) -> tasks.Conversation:
-    """One conversation of training. It begins with short ones to copy from; then the facts become more."""
+    """One conversation of training: short ones to copy from at first, then every task, in the end more refusals."""
     if progress < EARLY:
         chance = rng.random()
         if chance < 0.2:
@@ -227,13 +227,13 @@ def draw(rng: random.Random, progress: float) -> tasks.Conversation:
     late = progress > LATE
     shares = LATE_SHARES if late else SHARES
     [task] = rng.choices(list(shares), list(shares.values()))
-    if task == "facts":
+    if task is tasks.facts:
         return tasks.facts(rng, "train", rounds=rng.choice([1, 2, 3, 4]), answerable=0.6 if late else 0.75)
-    if task == "labels":
+    if task is tasks.labels:
         return tasks.labels(rng, "train", rounds=rng.choice([1, 2, 3, 4, 6]), own_names=0.35)
-    if task == "chat":
+    if task is tasks.chat:
         return tasks.chat(rng, "train", rounds=rng.choice([1, 2, 3]))
-    return getattr(tasks, task)(rng, "train")
+    return task(rng, "train")
 
 
 def write(model: nn.Module, folder: Path) -> None:

@@ -177,7 +177,7 @@ class Schedule:
     adam_rate: float = 2e-3
     warmup: int = 50
     decay: float = 0.5
-    again: int = 0  # steps at the end in which the rates fall once more, from two fifths
+    again: int = 0  # steps at the end in which the rates fall once more, from two fifths of their height
     seed: int = 20240604
     checkpoint_every: int = 100
 
