@@ -186,9 +186,10 @@ def test_held_out_names_and_wordings_never_occur_in_training():
 
 
 def test_written_questions_are_answered_by_their_passages():
-    for passage, asked in tasks._invented():
+    for passages, asked in tasks._invented():
         for question, answer in asked:
-            assert passage.count(answer) == 1 and question[-1] in "？?", (passage, question)
+            assert question[-1] in "？?", question
+            assert answer == tasks.UNANSWERED or any(answer in passage for passage in passages), (passages, question)
     held_out = {q.question for q in tasks.load_questions_of("dev")}
     found = tasks._everyday()
     assert len(found) > 1000 and not held_out & {question for _, question, _ in found}

@@ -39,6 +39,7 @@ class Copied(str):
         return copied
 
 
+UNANSWERED = "?"  # stands for an answer in the text files where there is none
 UNKNOWN = {"zh": "根据已知信息无法回答", "en": "The known information does not say"}
 
 
@@ -463,7 +464,7 @@ def smudge(rng: random.Random, text: str, share: float) -> str:
 def _everyday() -> tuple[tuple[str, str, str], ...]:
     """Everyday questions about the handbook's pages: a passage, a question and the words there that answer it.
 
-    Those about a passage that dev rests on are left out.
+    Those about a passage that dev rests on are left out. UNANSWERED is what the whole page does not say.
     """
     # Written for text2vec-tiny: a mark that finds a passage there is not always an answer. Numbers are, and what
     # answers a who, which or what.
@@ -478,17 +479,20 @@ def _everyday() -> tuple[tuple[str, str, str], ...]:
         (passage, question, answer)
         for file, mark, question, answer in asked
         for passage in _shown_passages().get(file, ())
-        if mark in passage and answer in passage
+        if mark in passage and (answer in passage or answer == UNANSWERED)
     )
 
 
 @cache
-def _invented() -> tuple[tuple[str, list[tuple[str, str]]], ...]:
-    """Passages of handbooks and manuals that do not exist, each with questions and the words there that answer them."""
+def _invented() -> tuple[tuple[list[str], list[tuple[str, str]]], ...]:
+    """Passages of handbooks and manuals that do not exist, alone or two that belong together, with questions.
+
+    An answer is made of words that stand there; it is UNANSWERED where the passages sound as if they held one.
+    """
     found = []
     for line in _written("asked_passages.txt"):
-        passage, *asked = line.split(" || ")
-        found.append((passage, [tuple(pair.split(" => ")) for pair in asked]))
+        passages, *asked = line.split(" || ")
+        found.append((passages.split(" ## "), [tuple(pair.split(" => ")) for pair in asked]))
     return tuple(found)
 
 
@@ -530,23 +534,30 @@ def _asked_row(rng: random.Random, passage: str) -> tuple[str, str] | None:
 
 
 def documents(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
-    """A question about a passage from the handbook or the news, with other passages around it."""
+    """A question about a passage from the handbook or the news, with other passages around it.
+
+    One in four is not answered there: the passages only sound like it, or those that answer are not among them.
+    """
     passages = _passages("train")
     shown = _shown_passages()
     neighbours: tuple[str, ...] = passages
     chance = rng.random()
-    if chance < 0.3:
+    if chance < 0.45:
         invented = _invented()
         i = rng.randrange(len(invented))
-        passage, asked = invented[i]
+        evidence, asked = invented[i]
         question, answer = rng.choice(asked)
-        evidence, language = [passage], "en" if question[-1] == "?" else "zh"
-        neighbours = tuple(text for text, _ in invented[max(0, i - 5) : i + 6])
-    elif chance < 0.55:
+        language = "en" if question[-1] == "?" else "zh"
+        neighbours = tuple(text for texts, _ in invented[max(0, i - 5) : i + 6] for text in texts)
+    elif chance < 0.7:
         passage, question, answer = rng.choice(_everyday())
-        evidence, language = [passage], "en" if question[-1] == "?" else "zh"
+        text = re.split("：|: ", passage, maxsplit=1)[-1]
+        # With the title, as a search shows it, or without, as it stands on the page.
+        bare = rng.random() < 0.4 and (answer in text or answer == UNANSWERED)
+        evidence = [text if bare else passage]
+        language = "en" if question[-1] == "?" else "zh"
         neighbours = next(texts for texts in shown.values() if passage in texts)
-    elif chance < 0.75:
+    elif chance < 0.83:
         item: Question = rng.choice([q for q in load_questions_of("train") if q.evidence])
         chosen = list(item.evidence) if item.kind == "two_passages" else [rng.choice(item.evidence)]
         evidence = [e.passage for e in chosen]
@@ -567,17 +578,23 @@ def documents(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
                 neighbours, passage = passages, rng.choice(passages)
                 asked = _asked(rng, passage)
         (question, answer), evidence, language = asked, [passage], "zh"
-    others = [rng.choice(neighbours if rng.random() < 0.6 else passages) for _ in range(rng.choice([0, 0, 1, 1, 2, 3]))]
-    others = [other for other in others if other not in evidence and answer not in other]
+    missing = answer != UNANSWERED and rng.random() < 0.1
+    count = rng.choice([1, 2, 3, 4] if missing else [0, 0, 1, 1, 2, 3])
+    others = [rng.choice(neighbours if rng.random() < (0.9 if missing else 0.6) else passages) for _ in range(count)]
+    others = [other for other in dict.fromkeys(others) if other not in evidence and answer not in other]
     if rng.random() < 0.8:
         changed = _other_digits(rng, question, answer, *evidence, *others)
-        if any(changed[1] in text for text in changed[2 : 2 + len(evidence)]):
+        if answer == UNANSWERED or any(changed[1] in text for text in changed[2 : 2 + len(evidence)]):
             question, answer, *texts = changed
             evidence, others = texts[: len(evidence)], texts[len(evidence) :]
     if language == "zh" and rng.random() < 0.5:
         question = smudge(rng, question, 0.15)
-    if rng.random() < 0.1 and others:
-        evidence, answer = [], UNKNOWN[language]
+    if missing:
+        left = [text for text in evidence if answer not in text]
+        missing = bool(left or others)
+        evidence = left if missing else evidence
+    if missing or answer == UNANSWERED:
+        answer = UNKNOWN[language]
     context = evidence + others
     rng.shuffle(context)
     prompt = known_information(context, question, language)
