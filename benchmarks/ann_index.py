@@ -1,14 +1,13 @@
 """Exact, IVF and HNSW as a collection grows to a million vectors: time for a question, memory, recall, time to build.
 
-    python benchmarks/ann_index.py [--largest N]
+    python benchmarks/ann_index.py [--largest N] > data/ann_index.csv
 
 The same indexes and the same data as in notebook 12: vectors of the handbook's passages with noise, made as they are
 needed. One thread. All three take turns at every size, so that what else the machine does weighs on them alike; the
-median of five rounds is printed as a Markdown table. A million vectors need about 3 GiB and half an hour.
+median of five rounds is printed, as notebook 12 plots it. A million vectors need about 3 GiB and four minutes.
 """
 
 import argparse
-import platform
 import time
 from collections.abc import Callable
 from statistics import median
@@ -61,7 +60,7 @@ def seconds(index: faiss.Index, asked: np.ndarray) -> float:
 
 
 def compare(n: int, vectors: np.ndarray, makers: list[Callable[[int, int], faiss.Index]]) -> None:
-    """Print a row for each index at one size."""
+    """Print a line for each index at one size."""
     stored, asked = noisy(vectors, n, seed=1), noisy(vectors, QUESTIONS, seed=2)
     indexes, built = {}, {}
     for make in makers:
@@ -78,11 +77,11 @@ def compare(n: int, vectors: np.ndarray, makers: list[Callable[[int, int], faiss
         recall = np.mean([len({*a} & {*b}) / NEIGHBOURS for a, b in zip(found, true, strict=True)])
         spent = median(each[name] for each in rounds) / QUESTIONS
         size = len(faiss.serialize_index(index)) / 1e6
-        print(f"| {n:,} | {name} | {1000 * spent:.3f} | {size:,.0f} | {recall:.3f} | {built[name]:.1f} |", flush=True)
+        print(f"{n},{name},{1000 * spent:.3f},{size:.0f},{recall:.3f},{built[name]:.1f}", flush=True)
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure every size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--largest", type=int, default=SIZES[-1], help="leave out larger collections")
     largest = parser.parse_args().largest
@@ -90,8 +89,7 @@ def main() -> None:
     model = SentenceTransformer(str(find_model("bge-small-zh-v1.5").folder), device="cpu", local_files_only=True)
     texts = [passage.text for document in load_handbook() for passage in split_passages(document)]
     vectors = model.encode(texts, normalize_embeddings=True)
-    print(f"faiss {faiss.__version__}, {platform.processor() or platform.machine()}, {vectors.shape[1]} dimensions\n")
-    print("| vectors | index | ms a question | MB | recall@10 | s to build |\n|---|---|---|---|---|---|")
+    print("vectors,index,ms,mb,recall,seconds_to_build")
     for n in SIZES:
         if n <= largest:
             compare(n, vectors, [exact, ivf, hnsw])

@@ -1,12 +1,13 @@
 """Load and run a ChatGLM3-6B of real size with random weights: seconds, peak memory, speed of decoding.
 
-    python benchmarks/chatglm_real_size.py FOLDER [--device cuda] [--quantize int4] [--keep]
+    python benchmarks/chatglm_real_size.py FOLDER [--device cuda | meta] [--quantize int4] [--keep]
 
 Writes 12.5 GB of random float16 weights in the published layout to FOLDER (which must not exist), measures in
 processes of their own, prints what it measured and deletes FOLDER again. On a CPU, 14 GB of free memory are
 needed for float16. A GPU is held to 15 GiB, as on a T4, and the host memory that loading took is compared
-with its bound: 3 GiB, which Python, torch and CUDA take up before, and the largest shard. The floor under the time of
-a token is the time that reading every weight once takes.
+with its bound: 3 GiB, which Python, torch and CUDA take up before, and the largest shard. Without a GPU, `--device meta`
+shows the host's side of it: every weight is read and made ready, and the device keeps none. The floor under the time of a
+token is the time that reading every weight once takes.
 """
 
 import argparse
@@ -109,6 +110,11 @@ def measure(folder: Path, device: str, quantize: str | None, tokens: int) -> Non
     model = load_chatglm(folder, device=device, quantize=quantize)
     wait()
     print(f"load_chatglm: {time.perf_counter() - begin:.1f} s, peak host memory {peak():.2f} GiB")
+    bound = 3 + max(file.stat().st_size for file in folder.glob("*.safetensors")) / GIB
+    if model.device.type == "meta":
+        read = int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0]) / GIB
+        print(f"read from files: {read:.2f} GiB; bound for the host: {bound:.2f} GiB")
+        return
     tensors = [*model.parameters(), *model.buffers()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     begin = time.perf_counter()
@@ -121,7 +127,6 @@ def measure(folder: Path, device: str, quantize: str | None, tokens: int) -> Non
         f"{after - before:.2f} GiB of it for loading; weights {size / GIB:.2f} GiB"
     )
     if gpu:
-        bound = 3 + max(file.stat().st_size for file in folder.glob("*.safetensors")) / GIB
         print(f"bound for the host: {bound:.2f} GiB, {'kept' if after < bound else 'BROKEN'}")
         print(f"peak GPU memory {torch.cuda.max_memory_allocated() / GIB:.2f} GiB")
     else:

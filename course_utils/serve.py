@@ -415,6 +415,7 @@ def start(service: Service) -> tuple[str, Callable[[], None]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m course_utils.serve", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="a published ChatGLM folder, or a converted one")
+    parser.add_argument("--trained", type=Path, metavar="FOLDER", help="what a run of course_utils.finetune saved")
     parser.add_argument("--embeddings", type=Path, metavar="FOLDER", help="a sentence-transformers model")
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     parser.add_argument("--port", type=int, default=8000)
@@ -434,8 +435,13 @@ def main() -> None:
 
     try:
         tokenizer = load_tokenizer(args.folder)  # first: it fails at once, the model takes a minute
+        model = load_chatglm(args.folder, dtype=args.dtype, device=args.device)
+        if args.trained:
+            from course_utils.finetune import load_trained
+
+            model = load_trained(model, args.trained)
         service = Service(
-            load_chatglm(args.folder, dtype=args.dtype, device=args.device),
+            model,
             tokenizer,
             name=args.folder.resolve().name,
             api_key=args.api_key or None,

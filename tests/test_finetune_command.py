@@ -5,19 +5,23 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 import yaml
 from chatglm_scripted import published_folder
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from course_utils import finetune
+from course_utils.chatglm.__main__ import main as chatglm_main
 from course_utils.datasets import load_dataset_info
 from course_utils.finetune.__main__ import main
 from course_utils.models import CATALOGUE
 from course_utils.runtime import DATA, ROOT
+from course_utils.serve import main as serve_main
 
 CONFIGS = DATA / "finetune"
 
@@ -113,7 +117,7 @@ def test_two_processes_learn_the_same_as_one(recipe):
         ({"model_name_or_path": "chatglm9"}, "neither a folder nor one of chatglm-6b"),
         ({"model_name_or_path": "."}, "holds no whole model: config.json is missing"),
         ({"train_file": "nowhere.json"}, "nowhere.json cannot be read"),
-        ({"lora_rank": 4}, "There is no setting lora_rank: do you mean lora_r?"),
+        ({"lora_ranks": 4}, "There is no setting lora_ranks: do you mean lora_r?"),
     ],
 )
 def test_what_is_wrong_is_said_in_both_languages(recipe, tmp_path, monkeypatch, capsys, changes, message):
@@ -130,7 +134,25 @@ def test_fp16_needs_a_gpu(recipe, tmp_path, capsys):
     assert "fp16 training needs a GPU" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("method", "name"), [("ptuning", "ptuning_adgen"), ("lora", "lora_magic_conch")])
+@pytest.mark.parametrize("way", ["FSDP", "DEEPSPEED"])
+def test_only_data_parallel_training_is_taken(recipe, tmp_path, monkeypatch, capsys, way):
+    monkeypatch.setenv(f"ACCELERATE_USE_{way}", "true")
+    assert main(config(tmp_path, recipe[1] | {"output_dir": str(tmp_path / "out")})) == 1
+    english, chinese = capsys.readouterr().err.split("✘")[1:]
+    assert f"set up for {way}, and this training is data parallel only" in english
+    assert "只支持数据并行" in chinese
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("ptuning", "ptuning_adgen"),
+        ("ptuning", "ptuning_adgen_cpu"),
+        ("lora", "lora_magic_conch"),
+        ("lora", "lora_magic_conch_cpu"),
+    ],
+)
 def test_the_examples_can_be_run(method, name, monkeypatch):
     monkeypatch.chdir(ROOT)
     settings = finetune.read_settings(CONFIGS / f"{name}.yaml", method)
@@ -144,7 +166,7 @@ def test_the_examples_can_be_run(method, name, monkeypatch):
 # Of its own names those that the example uses; the others are transformers'.
 LLAMA_FACTORY = set(
     "model_name_or_path template stage finetuning_type lora_rank lora_alpha lora_dropout lora_target dataset_dir "
-    "dataset val_size cutoff_len max_samples plot_loss".split()
+    "dataset val_size cutoff_len max_samples plot_loss trust_remote_code".split()
 )
 
 
@@ -157,6 +179,8 @@ def test_the_example_for_llama_factory_is_the_same_run():
     assert values["lora_rank"] == ours.lora_r
     shared = set(values) & set(type(ours).model_fields)
     shared -= {"model_name_or_path", "output_dir", "fp16", "max_samples", "eval_steps"}
+    assert values["model_name_or_path"].split("/")[-1] == ours.model_name_or_path
+    assert values["template"] == "chatglm3" and values["eval_steps"] == ours.save_steps
     assert {"learning_rate", "lora_alpha", "cutoff_len", "num_train_epochs"} <= shared
     assert {name: values[name] for name in shared} == {name: getattr(ours, name) for name in shared}
 
@@ -168,3 +192,34 @@ def test_llama_factory_itself_accepts_the_example(monkeypatch, tmp_path):
     values |= {"output_dir": str(tmp_path)} | ({} if torch.cuda.is_available() else {"fp16": False, "use_cpu": True})
     _, data, _, method, _ = hparams.get_train_args(values)
     assert data.dataset == ["magic_conch"] and method.lora_rank == 8
+
+
+def test_a_run_that_is_killed_goes_on_and_ends_like_one_that_was_not(recipe, tmp_path):
+    root, settings = recipe
+    steps = {"max_steps": 12, "save_steps": 1}
+    assert main(config(tmp_path, settings | steps | {"output_dir": str(tmp_path / "whole")})) == 0
+    command = config(tmp_path, settings | steps | {"output_dir": str(tmp_path / "killed")})
+    with subprocess.Popen([sys.executable, "-m", "course_utils.finetune", *command], cwd=ROOT) as process:
+        while process.poll() is None and len(list((tmp_path / "killed").glob("checkpoint-*"))) < 2:
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -9 and not (tmp_path / "killed" / "adapter").exists()
+    assert main(command) == 0
+    (history, weights), (history_2, weights_2) = outcome(tmp_path / "whole"), outcome(tmp_path / "killed")
+    assert history_2 == history
+    for name, value in weights.items():
+        assert torch.equal(weights_2[name], value), name
+
+
+def test_what_was_trained_is_talked_to_and_served_from_the_command_line(recipe, monkeypatch):
+    root, settings = recipe
+    assert main(config(root, settings)) == 0
+    used = []
+    monkeypatch.setattr("course_utils.chatglm.conversation.terminal_chat", lambda model, tokenizer: used.append(model))
+    monkeypatch.setattr("course_utils.serve.Service.app", lambda service: used.append(service.model))
+    monkeypatch.setattr("uvicorn.run", lambda app, **address: None)
+    trained = [settings["model_name_or_path"], "--device", "cpu", "--trained", str(root / "one")]
+    assert chatglm_main(["chat", *trained]) == 0
+    monkeypatch.setattr(sys, "argv", ["serve", *trained])
+    serve_main()
+    assert len(used) == 2 and all(isinstance(model, PeftModel) for model in used)

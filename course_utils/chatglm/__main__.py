@@ -69,6 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--dtype", default="auto")
             command.add_argument("--device", default="auto")
             command.add_argument("--quantize")
+            command.add_argument(
+                "--trained", type=Path, metavar="FOLDER", help="what a run of course_utils.finetune saved"
+            )
     given = parser.parse_args(arguments)
     try:
         if given.command == "inspect":
@@ -81,6 +84,10 @@ def main(arguments: list[str] | None = None) -> int:
 
             tokenizer = load_tokenizer(given.folder)  # first: it fails at once, the model takes a minute
             model = load_chatglm(given.folder, given.dtype, given.device, given.quantize)
+            if given.trained:
+                from course_utils.finetune import load_trained
+
+                model = load_trained(model, given.trained)
             terminal_chat(model, tokenizer)
     except CourseError as error:
         print(error, file=sys.stderr)
