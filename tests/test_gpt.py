@@ -1,5 +1,6 @@
-"""Each class of `course_utils.gpt` computes what the notebook that teaches it computes."""
+"""What `course_utils.gpt` keeps computes what the notebooks that teach it compute."""
 
+import inspect
 import math
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from course_utils import gpt
+from course_utils import gpt, runtime
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks" / "en"
 
@@ -34,6 +35,19 @@ def test_05_what_the_first_block_receives():
     input_ids = torch.randint(10, (2, 6))
     model(input_ids)
     assert torch.equal(received[0], lesson(input_ids))
+
+
+def test_05_the_tokenizer_cuts_chinese_text_as_the_first_encode_does():
+    lesson = taught("05", "cold-open-run", "ids-run", runtime=runtime)
+    texts = lesson["zh"].splitlines()
+    tokenizer = gpt.Tokenizer.of(texts, at_least=1)
+    renumbered: dict[int, int] = {}  # notebook 05's id of each token → the tokenizer's
+    for text in texts:
+        ours, theirs = tokenizer.encode(text), lesson["encode"](text)
+        assert [tokenizer.vocabulary[i] for i in ours] == [lesson["vocabulary"][i] for i in theirs]
+        assert tokenizer.decode(ours) == lesson["decode"](theirs) == text
+        assert all(renumbered.setdefault(other, i) == i for i, other in zip(ours, theirs, strict=True))
+    assert len(set(renumbered.values())) == len(renumbered) == len(tokenizer.vocabulary) - 2  # [EOS], [UNK]
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +128,16 @@ def test_08_training_and_validation():
     (losses, prices), (taught_losses, taught_prices) = results
     assert losses == taught_losses and torch.equal(prices, taught_prices)
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", ["random_windows", "train", "start_small", "surprise"])
+def test_08_arguments_and_defaults(name):
+    lesson = taught("08", "windows-define", "train-define", "better-start-define", "surprise-define")
+    theirs, ours = (
+        [(argument.name, argument.default) for argument in inspect.signature(names[name]).parameters.values()]
+        for names in (lesson, vars(gpt))
+    )
+    assert theirs == ours
 
 
 def test_08_a_step_with_a_cache():
