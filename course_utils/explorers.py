@@ -645,3 +645,57 @@ def chatglm_memory(
         ),
     }
     return Explorer("memory of a model and its conversations", draw, controls)
+
+
+def lora(
+    needed: Callable[..., tuple[int, int, dict[str, float]]],
+    models: dict[str, object],
+    targets: dict[str, object],
+    limits: dict[str, float],
+    *,
+    model: str = "",
+    target: str = "",
+    rank: int = 8,
+    alpha: int = 32,
+) -> Explorer:
+    """Explorer of notebook 11: model, target modules, rank, α → trained numbers, their share, memory of the training.
+
+    Args:
+        needed: takes (model, target, rank) and returns the numbers that are trained, those of the frozen model, and
+            bytes by part.
+        models, targets: name → what `needed` takes.
+        limits: GPU → GiB that it offers.
+        model, target, rank, alpha: what is shown first.
+    """
+    import ipywidgets
+
+    from course_utils import plots
+    from course_utils.runtime import GIB
+
+    model, target = model or next(iter(models)), target or next(iter(targets))
+    one_of("model", model, models)
+    one_of("target", target, targets)
+    between("rank", rank, 1, 256)
+    between("alpha", alpha, 1, 512)
+
+    def draw(model, target, rank, alpha):
+        trained, frozen, parts = needed(models[model], targets[target], rank)
+        figure = plots.stacked_bars({model: {name: size / GIB for name, size in parts.items()}}, "GiB", limits)
+        figure.suptitle(
+            f"r = {rank}, α/r = {alpha / rank:g}, {target}: {trained:,} trained, {trained / frozen:.3%} of the model",
+            fontsize=10,
+        )
+        return figure
+
+    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
+    controls = {
+        "model": ipywidgets.Dropdown(options=list(models), value=model, description="model"),
+        "target": ipywidgets.Dropdown(options=list(targets), value=target, description="targets"),
+        "rank": ipywidgets.SelectionSlider(
+            options=[2**power for power in range(9)], value=rank, description="rank r", **shared
+        ),
+        "alpha": ipywidgets.SelectionSlider(
+            options=[2**power for power in range(10)], value=alpha, description="α", **shared
+        ),
+    }
+    return Explorer("what LoRA trains and what it takes", draw, controls)

@@ -16,6 +16,7 @@ LANGUAGES = ("zh", "en")
 CATEGORIES = ("company", "hr", "travel", "it", "office", "safety", "products", "service")
 KINDS = ("single", "paraphrase", "two_passages", "unanswerable", "english")
 SPLITS = ("train", "dev")
+SUFFIXES = (".md", ".pdf", ".csv")
 
 
 @dataclass(frozen=True)
@@ -68,29 +69,39 @@ class Passage:
 def load_handbook(folder: Path | None = None) -> list[Document]:
     """Every Markdown, PDF and CSV file below the folder, in the order of their paths."""
     folder = folder or runtime.DATA / "handbook"
-    readers = {".md": _markdown, ".pdf": _pdf, ".csv": _csv}
-    files = sorted(file for file in folder.rglob("*") if file.suffix in readers and not file.name.startswith("."))
+    readers = dict(zip(SUFFIXES, (_markdown, _pdf, _csv), strict=True))
+    files = readable_files(folder)
     if not files:
         raise CourseError(
             f"{folder} holds no .md, .pdf or .csv file; check the folder's name.",
             f"{folder} 里没有 .md、.pdf 或 .csv 文件；请检查文件夹的名字。",
         )
-    return [readers[file.suffix](file, file.relative_to(folder).as_posix()) for file in files]
+    return [readers[file.suffix.lower()](file, file.relative_to(folder).as_posix()) for file in files]
+
+
+def readable_files(folder: Path) -> list[Path]:
+    """The files below the folder that `load_handbook` reads; the case of their endings does not matter."""
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    return sorted(file for file in files if not file.name.startswith("."))
 
 
 def split_passages(document: Document) -> list[Passage]:
     """The document's sentences, items of lists and rows of tables, in their order."""
-    pieces = _rows(document) if document.file.endswith(".csv") else _prose(document)
+    pieces = _rows(document) if document.file.lower().endswith(".csv") else _prose(document)
     return [
         Passage(document.file, start, end, f"{place}：{text}" if place else text) for start, end, place, text in pieces
     ]
 
 
 def holds(passage: Passage, evidence: Evidence, document: Document, answer: str) -> bool:
-    """Whether the piece overlaps the evidence and has the answer, if it is there."""
+    """Whether the piece overlaps the evidence and has the answer; all of the evidence, where that lacks the answer."""
+    if passage.file != evidence.file:
+        return False
     start = document.text.find(evidence.passage)
-    overlaps = passage.file == evidence.file and passage.start < start + len(evidence.passage) and start < passage.end
-    return overlaps and (answer not in evidence.passage or answer in document.text[passage.start : passage.end])
+    end = start + len(evidence.passage)
+    if answer not in evidence.passage:
+        return passage.start <= start and end <= passage.end
+    return passage.start < end and start < passage.end and answer in document.text[passage.start : passage.end]
 
 
 def load_questions(path: Path | None = None) -> list[Question]:
@@ -153,12 +164,18 @@ FRONT_MATTER = {
 
 def _markdown(path: Path, file: str) -> Document:
     head, *lines = _text(path).split("\n")
-    if head != "---" or "---" not in lines:
+    if head != "---":  # a page that says nothing about itself: its title is the first heading, or the file's name
+        text = "\n".join([head, *lines]).strip()
+        if not text:
+            raise _broken(path, 1, "the page has no text", "页面没有正文")
+        title = next((line[2:].strip() for line in (head, *lines) if line.startswith("# ")), path.stem)
+        return Document(file=file, title=title, text=text)
+    if "---" not in lines:
         raise _broken(
             path,
             1,
-            "the page must begin with its title, language, category and date between two lines of ---",
-            "页面开头须有标题、语言、类别和日期，写在两行 --- 之间",
+            "what the page says about itself must end with a second line of ---",
+            "页面开头的说明须以第二行 --- 结束",
         )
     end = lines.index("---")
     meta = {}
@@ -226,7 +243,7 @@ def _prose(document: Document) -> Iterator[tuple[int, int, str, str]]:
     for line in document.text.split("\n"):
         lines.append((start, start + len(line)))
         start += len(line) + 1
-    printed = document.file.endswith(".pdf")
+    printed = document.file.lower().endswith(".pdf")
     if printed:
         lines = _unwrap(document.text, lines)
     place, header, since = document.title, [], None

@@ -571,9 +571,9 @@ OF_SEARCH = {
 
 
 def recall_curves(
-    curves: dict[str, Sequence[float]], shares: dict[str, dict[str, tuple[float, int]]], k: int = 5
+    curves: dict[str, Sequence[float]], shares: dict[str, dict[str, tuple[int, int]]], k: int = 5
 ) -> "Figure":
-    """Left recall against k = 1, 2, … for every search; right the shares found at `k`, as `draw_shares` has them."""
+    """Left recall against k = 1, 2, … for every search; right how many questions have all at `k`, see `draw_shares`."""
     figure, (left, right) = new_figure(2, width=11.0, height=3.8)
     for name, values in curves.items():
         left.plot(range(1, len(values) + 1), [float(value) for value in values], label=name, color=OF_SEARCH.get(name))
@@ -582,11 +582,11 @@ def recall_curves(
     left.set_xticks([1, *range(k, len(next(iter(curves.values()))) + 1, k)])
     left.legend(loc="center right")
     draw_shares(right, shares)
-    right.set(ylabel=f"recall at {k}")
+    right.set(ylabel=f"all needs met by the first {k}")
     return figure
 
 
-def shares(groups: dict[str, dict[str, tuple[float, int]]], ylabel: str) -> "Figure":
+def shares(groups: dict[str, dict[str, tuple[int, int]]], ylabel: str) -> "Figure":
     """One panel of `draw_shares`."""
     figure, [ax] = new_figure(width=8.0)
     draw_shares(ax, groups)
@@ -595,7 +595,7 @@ def shares(groups: dict[str, dict[str, tuple[float, int]]], ylabel: str) -> "Fig
     return figure
 
 
-def draw_shares(ax: "Axes", groups: dict[str, dict[str, tuple[float, int]]]) -> None:
+def draw_shares(ax: "Axes", groups: dict[str, dict[str, tuple[int, int]]]) -> None:
     """Name → kind → (how many are right, of how many): a dot for each share, with its interval of 95 %."""
     from course_utils.metrics import wilson_interval
 
@@ -603,7 +603,7 @@ def draw_shares(ax: "Axes", groups: dict[str, dict[str, tuple[float, int]]]) -> 
     for number, (name, counts) in enumerate(groups.items()):
         places = [place + (number - (len(groups) - 1) / 2) * 0.15 for place in range(len(kinds))]
         middles = [right / total for right, total in counts.values()]
-        ends = [wilson_interval(round(right), total) for right, total in counts.values()]
+        ends = [wilson_interval(right, total) for right, total in counts.values()]
         errors = [
             [middle - low for middle, (low, _) in zip(middles, ends, strict=True)],
             [high - middle for middle, (_, high) in zip(middles, ends, strict=True)],
@@ -977,6 +977,7 @@ OF_PART = {
     "attention": OF_TENSOR["value"],
     "feed-forward": OF_TENSOR["feed-forward"],
     "norms": "black",
+    "rest": "0.7",
     **dict(zip(["weights", "gradients", "KV cache", "optimiser", "activations"], COLOURS, strict=False)),
 }
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from course_utils.handbook_data import Document, Passage, load_handbook
+from course_utils.handbook_data import Document, Passage, load_handbook, readable_files
 from course_utils.messages import CourseError
 from course_utils.metrics import wilson_interval
 
@@ -37,8 +37,8 @@ PROBE = "text by which a model is known again, 认出模型用的文字"
 
 def read_folder(folder: Path | None = None) -> list[Document]:
     """The documents of a folder, by default the handbook's; a file too large to be a page is named first."""
-    for file in sorted(folder.rglob("*")) if folder else ():
-        if file.is_file() and (size := file.stat().st_size) > LONGEST_FILE:
+    for file in readable_files(folder) if folder else ():
+        if (size := file.stat().st_size) > LONGEST_FILE:
             raise CourseError(
                 f"{file} has {size / 1e6:.0f} MB, at most {LONGEST_FILE / 1e6:.0f} are read: split or move it.",
                 f"{file} 有 {size / 1e6:.0f} MB，最多读取 {LONGEST_FILE / 1e6:.0f} MB：请拆分它，或移到别处。",
@@ -220,7 +220,10 @@ def chat_model(where: str = "", model: str = "", key: str = "") -> LocalChat | S
 
 
 def complete(address: str, model: str, prompt: str, key: str = "", seconds: float = 300) -> str:
-    """One answer from `POST {address}/chat/completions`, without what a reasoning model thinks before it."""
+    """One answer from `POST {address}/chat/completions`, without what a reasoning model thinks before it.
+
+    Where the server's limit of length ends the thinking, there is no answer: the text is empty.
+    """
     body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "stream": False}
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     request = urllib.request.Request(f"{address.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
@@ -247,7 +250,7 @@ def complete(address: str, model: str, prompt: str, key: str = "", seconds: floa
             f"{address} answers, but not as an OpenAI-compatible server does: the address mostly ends in /v1.",
             f"{address} 有回应，但不是 OpenAI 兼容的格式：地址通常以 /v1 结尾。",
         ) from None
-    return re.sub(r"\A\s*<think>.*?</think>", "", text or "", flags=re.DOTALL).strip()
+    return re.sub(r"\A\s*<think>.*?(</think>|\Z)", "", text or "", flags=re.DOTALL).strip()
 
 
 @contextmanager
@@ -272,7 +275,7 @@ def serving(app: "Starlette") -> Iterator[str]:
 # --- how sure a share is
 
 
-def share(right: float, total: int) -> str:
+def share(right: int, total: int) -> str:
     """A share with the interval of 95 % in which it would lie for ever more questions, such as "91 % (85–95)"."""
-    low, high = wilson_interval(round(right), total)
+    low, high = wilson_interval(right, total)
     return f"{right / total:.0%} ({low:.0%}–{high:.0%})".replace("%–", "–").replace("%", " %").replace(" %)", ")")

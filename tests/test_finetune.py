@@ -88,7 +88,9 @@ def test_settings_are_read_from_yaml(tmp_path):
     ("text", "message"),
     [
         ("pre_seq_length: 8", "There is no setting pre_seq_length: do you mean pre_seq_len?"),
-        ("lr: 1", "do you mean"),
+        ("lr: 1\nlearning_rate: 1", "lr and learning_rate are one setting"),
+        ("lr: fast", "The setting learning_rate cannot be 'fast'"),
+        ("lora_rank: 8", "lora_r is a setting of lora"),
         ("lora_r: 8", "lora_r is a setting of lora"),
         ("learning_rate: fast", "The setting learning_rate cannot be 'fast'"),
         ("max_steps: 0", "The setting max_steps cannot be 0"),
@@ -106,6 +108,13 @@ def test_settings_that_are_wrong(tmp_path, text, message):
 def test_settings_file_that_is_missing(tmp_path):
     with pytest.raises(CourseError, match=r"b\.yaml cannot be read"):
         finetune.read_settings(tmp_path / "b.yaml", "lora")
+
+
+def test_names_of_other_recipes_are_taken(tmp_path):
+    file = written(tmp_path / "a.yaml", "lr: 2e-3\nlora_rank: 16\nquantization_bit: 4")
+    settings = finetune.read_settings(file, "lora")
+    assert settings == LoRASettings(learning_rate=2e-3, lora_r=16, quantization_bit=4)
+    assert settings == LoRASettings(lr=2e-3, lora_rank=16, quantization_bit=4)
 
 
 def test_settings_are_checked_in_python_too():

@@ -10,7 +10,16 @@ import pytest
 from pypdf import PdfReader, PdfWriter
 
 from course_utils import runtime
-from course_utils.handbook_data import KINDS, load_handbook, load_questions
+from course_utils.handbook_data import (
+    KINDS,
+    Document,
+    Evidence,
+    Passage,
+    holds,
+    load_handbook,
+    load_questions,
+    split_passages,
+)
 from course_utils.messages import CourseError
 
 HANDBOOK = runtime.DATA / "handbook"
@@ -298,7 +307,8 @@ PAGE = "---\ntitle: T\nlanguage: zh\ncategory: it\nupdated: 2025-01-01\n---\n\n#
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.md", b"# T\n", "a.md, line 1: the page must begin with"),
+        ("a.md", b"---\ntitle: T\n", "a.md, line 1: what the page says about itself must end"),
+        ("a.md", b"\n", "a.md, line 1: the page has no text"),
         ("a.md", PAGE.replace("zh", "fr").encode(), "a.md, line 3: 'language: fr'"),
         ("a.md", PAGE.replace("2025-01-01", "1.1.2025").encode(), "a.md, line 5: 'updated: 1.1.2025'"),
         ("a.md", PAGE.replace("category: it\n", "").encode(), "a.md, line 5: missing before this line: category"),
@@ -316,6 +326,32 @@ def test_a_broken_document_is_named_with_its_line(tmp_path, name, content, reaso
     with pytest.raises(CourseError) as caught:
         load_handbook(tmp_path)
     assert reason in caught.value.text.en
+
+
+@pytest.mark.parametrize(("name", "content", "title"), [("a.md", "before\n# T\n", "T"), ("a b.MD", "only text", "a b")])
+def test_a_page_that_says_nothing_about_itself_is_read(tmp_path, name, content, title):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    (document,) = load_handbook(tmp_path)
+    assert (document.title, document.text) == (title, content.strip())
+    assert document.language == document.category == "" and document.updated is None and not document.injection
+
+
+def test_the_case_of_an_ending_does_not_matter(tmp_path):
+    (tmp_path / "a.CSV").write_text("part,price\npump,86\n", encoding="utf-8")
+    (tmp_path / "b.PDF").write_bytes((HANDBOOK / "lulu-l2-manual.pdf").read_bytes())
+    table, manual = load_handbook(tmp_path)
+    assert [passage.text for passage in split_passages(table)] == ["a：part pump；price 86"]
+    whole = DOCUMENTS["lulu-l2-manual.pdf"]
+    assert [p.text for p in split_passages(manual)] == [p.text for p in split_passages(whole)]
+
+
+def test_a_piece_holds_the_answer_or_all_of_the_evidence():
+    document = Document("a.md", "T", "abcdefgh")
+    pieces = [Passage("a.md", start, end, "") for start, end in [(0, 3), (2, 6), (5, 8)]]
+    held = {answer: [holds(piece, Evidence("a.md", "cdef"), document, answer) for piece in pieces] for answer in "dx"}
+    assert held == {"d": [False, True, False], "x": [False, True, False]}
+    assert [holds(piece, Evidence("a.md", "bcdef"), document, "x") for piece in pieces] == [False] * 3
+    assert not holds(pieces[1], Evidence("b.md", "cdef"), document, "d")
 
 
 def test_a_page_in_windows_style_is_read(tmp_path):

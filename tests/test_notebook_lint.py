@@ -283,6 +283,20 @@ def test_number_of_cells_that_need_a_gpu():
     assert len(found) == GPU_CELLS, f"cells tagged gpu: {found}"
 
 
+@pytest.mark.parametrize(
+    ("numbers", "most_seconds", "most_memory"),
+    [("05 06 07 08", 240, 2.0), ("12 13", 240, 2.0)],
+)
+def test_measured_costs_keep_to_their_limits(numbers: str, most_seconds: int, most_memory: float):
+    """Seconds of the notebooks together, GiB of each one."""
+    titles = {path.name[:2]: read(path).cells[0].source for path in find_notebooks(ROOT, "en", numbers.split())}
+    costs = {number: COST.search(title).group() for number, title in titles.items()}
+    figures = {number: re.fullmatch(r"(\d+) s · (\d+\.\d) GiB", cost) for number, cost in costs.items()}
+    assert all(figures.values()), f"not as 'make notebooks' writes them: {costs}"
+    assert sum(int(figure[1]) for figure in figures.values()) <= most_seconds, costs
+    assert max(float(figure[2]) for figure in figures.values()) <= most_memory, costs
+
+
 def sound() -> NotebookNode:
     """A notebook that keeps every rule."""
     small = english()

@@ -157,6 +157,9 @@ def test_folders_that_cannot_be_read_are_named(tmp_path):
         file.truncate(100_000_000)
     with pytest.raises(CourseError, match=r"large\.md has 100 MB"):
         retrieval.read_folder(tmp_path)
+    (tmp_path / "large.md").rename(tmp_path / "film.mp4")  # nobody would read it
+    (tmp_path / "page.md").write_text("# 保修\n", encoding="utf-8")
+    assert [document.title for document in retrieval.read_folder(tmp_path)] == ["保修"]
     (tmp_path / "large.md").write_bytes("---\ntitle: 保修\n".encode("gb18030"))
     with pytest.raises(CourseError, match=r"large\.md, line 2: not UTF-8"):
         retrieval.read_folder(tmp_path)
@@ -199,6 +202,8 @@ def test_a_server_is_asked_as_it_expects():
 def test_what_a_model_thinks_is_cut_away():
     with retrieval.serving(server("<think>\n也许 75？\n</think>\n\n60 元")) as address:
         assert retrieval.complete(address + "/", "m", "?") == "60 元"
+    with retrieval.serving(server("<think>\n也许 75？还是")) as address:  # the limit of length came first
+        assert retrieval.complete(address, "m", "?") == ""
 
 
 def test_a_server_on_this_machine_is_reached_past_a_proxy(monkeypatch):
@@ -277,6 +282,8 @@ def test_another_real_server_is_asked_in_the_same_way(tmp_path):
 
 def test_a_share_is_written_with_its_interval():
     assert retrieval.share(11, 12) == "92 % (65–99)"
+    with pytest.raises(TypeError):
+        retrieval.share(9.5, 12)  # half a question is no answer
 
 
 @pytest.fixture

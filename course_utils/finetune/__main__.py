@@ -2,6 +2,7 @@
 
     python -m course_utils.finetune ptuning --config data/finetune/ptuning_adgen.yaml
     python -m course_utils.finetune lora --config data/finetune/lora_magic_conch.yaml
+    python -m course_utils.finetune lora --config data/finetune/lora_magic_conch_cpu.yaml      (without a GPU)
     accelerate launch -m course_utils.finetune lora --config …          (several GPUs, or processes)
 
 The same command again goes on from the last checkpoint.
@@ -37,8 +38,9 @@ def run(settings: Settings) -> "History":
     from course_utils.finetune.adapters import add_adapter
     from course_utils.finetune.examples import encode_examples, hold_out, load_items
     from course_utils.finetune.progress import ProgressBar, TensorBoard, memory_line
-    from course_utils.finetune.training import train
+    from course_utils.finetune.training import check_data_parallel, train
 
+    check_data_parallel()  # before accelerate asks for the libraries of another way
     items, validation = load_items(settings.train_file, settings), []
     if settings.validation_file:
         validation = load_items(settings.validation_file, settings)

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Va
 
 from course_utils.messages import CourseError
 
+OTHER_NAMES = {"lr": "learning_rate", "lora_rank": "lora_r"}
+"""How other recipes call what has a name here; both are taken."""
+
 
 class Settings(BaseModel):
     """What both ways of training have in common, under the names of the published recipes."""
@@ -58,6 +61,8 @@ class Settings(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _in_words(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(values, dict):
+            values = _by_our_names(values)
         try:
             return handler(values)
         except ValidationError as error:
@@ -108,6 +113,16 @@ def read_settings(path: str | Path, method: Literal["ptuning", "lora"]) -> Setti
             f"{path} 应由形如 'learning_rate: 2e-2' 的行组成。",
         )
     return METHODS[method].model_validate(values)
+
+
+def _by_our_names(values: dict[str, Any]) -> dict[str, Any]:
+    for other, name in OTHER_NAMES.items():
+        if other in values and name in values:
+            raise CourseError(
+                f"{other} and {name} are one setting: give one of them.",
+                f"{other} 与 {name} 是同一项设置：请只写一个。",
+            )
+    return {OTHER_NAMES.get(name, name): value for name, value in values.items()}
 
 
 def _bad_setting(cls: type[Settings], error: ValidationError) -> CourseError:

@@ -85,6 +85,7 @@ def train(
     `settings.output_dir`, checkpoints are written there, and with `resume` the run goes on from the last one as if
     it had never stopped. The model ends with the last weights, after early stopping with the best, and in eval mode.
     """
+    check_data_parallel()
     if not examples:
         raise no_examples()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -371,6 +372,18 @@ def evaluate(
             total += _answer_loss(model, collate(mine[start : start + batch_size], device))
     model.train(training)
     return (accelerator.reduce(total) if accelerator else total).item() / answer_tokens(examples)
+
+
+def check_data_parallel() -> None:
+    """Refuse to run where `accelerate launch` is to cut the model itself into parts: the loop wants it whole."""
+    for way in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if os.environ.get(f"ACCELERATE_USE_{way}", "false").lower() == "true":
+            raise CourseError(
+                f"accelerate is set up for {way}, and this training is data parallel only: every process holds the "
+                "whole model. Give --multi_gpu to accelerate launch, or run accelerate config again.",
+                f"accelerate 设成了 {way}，而这里的训练只支持数据并行：每个进程都要放下整个模型。"
+                "请给 accelerate launch 加上 --multi_gpu，或重新运行 accelerate config。",
+            )
 
 
 def _answer_loss(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:

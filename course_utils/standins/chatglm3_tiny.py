@@ -35,6 +35,7 @@ VOCAB_SIZE = 6000
 POINTING_HEADS = ((2, 0), (3, 0), (3, 2))  # (layer, head) that learn to look at the words that they copy
 EARLY = 0.12  # the share of the steps that go to short conversations, in small batches
 LATE = 0.65  # from here on more facts, and more questions that they do not answer: refusing is learned last
+LAST = 0.849  # and from here on more facts still: choosing among similar ones is what suffers beside the documents
 SCHEDULE = Schedule(steps=6600, early=EARLY, again=1200)
 SHARES = {  # of the conversations of each task
     tasks.facts: 0.22,
@@ -51,6 +52,16 @@ LATE_SHARES = {
     tasks.documents: 0.33,
     tasks.labels: 0.17,
     tasks.chat: 0.11,
+    tasks.history: 0.02,
+    tasks.advert: 0.01,
+    tasks.repeat: 0.01,
+    tasks.plain_text: 0.01,
+}
+LAST_SHARES = {
+    tasks.facts: 0.52,
+    tasks.documents: 0.22,
+    tasks.labels: 0.14,
+    tasks.chat: 0.07,
     tasks.history: 0.02,
     tasks.advert: 0.01,
     tasks.repeat: 0.01,
@@ -226,7 +237,7 @@ def draw(rng: random.Random, progress: float) -> tasks.Conversation:
             return tasks.history(rng, "train", between=(0, 0, 1))
         return tasks.chat(rng, "train")
     late = progress > LATE
-    shares = LATE_SHARES if late else SHARES
+    shares = LAST_SHARES if progress > LAST else LATE_SHARES if late else SHARES
     [task] = rng.choices(list(shares), list(shares.values()))
     if task is tasks.facts:
         return tasks.facts(rng, "train", rounds=rng.choice([1, 2, 3, 4]), answerable=0.6 if late else 0.75)
