@@ -166,7 +166,7 @@ def test_the_examples_can_be_run(method, name, monkeypatch):
 # Of its own names those that the example uses; the others are transformers'.
 LLAMA_FACTORY = set(
     "model_name_or_path template stage finetuning_type lora_rank lora_alpha lora_dropout lora_target dataset_dir "
-    "dataset val_size cutoff_len max_samples plot_loss trust_remote_code".split()
+    "dataset val_size cutoff_len max_samples plot_loss".split()
 )
 
 
@@ -179,8 +179,7 @@ def test_the_example_for_llama_factory_is_the_same_run():
     assert values["lora_rank"] == ours.lora_r
     shared = set(values) & set(type(ours).model_fields)
     shared -= {"model_name_or_path", "output_dir", "fp16", "max_samples", "eval_steps"}
-    assert values["model_name_or_path"].split("/")[-1] == ours.model_name_or_path
-    assert values["template"] == "chatglm3" and values["eval_steps"] == ours.save_steps
+    assert values["eval_steps"] == ours.save_steps and "trust_remote_code" not in values
     assert {"learning_rate", "lora_alpha", "cutoff_len", "num_train_epochs"} <= shared
     assert {name: values[name] for name in shared} == {name: getattr(ours, name) for name in shared}
 
