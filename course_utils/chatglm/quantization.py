@@ -197,11 +197,6 @@ def bitsandbytes_config(kind: str, device: torch.device, dtype: torch.dtype) -> 
                 f"只有 CUDA 12.6 版的 bitsandbytes 能在 {name}（sm_{major}{minor}）上运行，而当前 torch 对应 CUDA "
                 f"{torch.version.cuda}：请用 quantize={instead!r}，或安装 cu126 版的 torch。",
             )
-    elif kind == "bnb-int8":
-        raise CourseError(
-            f"bitsandbytes computes int8 only on a GPU: use quantize={instead!r} here.",
-            f"bitsandbytes 的 int8 只能在 GPU 上计算：这里请用 quantize={instead!r}。",
-        )
     if kind == "bnb-int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
