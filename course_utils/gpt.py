@@ -200,15 +200,15 @@ def random_windows(ids: Tensor, length: int, batch_size: int) -> tuple[Tensor, T
 
 
 def train(
-    model: nn.Module, ids: Tensor, steps: int, learning_rate: float = 3e-3, length: int = 64, batch_size: int = 8
+    model: nn.Module, ids: Tensor, steps: int, learning_rate: float = 4e-3, length: int = 64, batch_size: int = 8
 ) -> Iterator[float]:
     """Train `model` (ids → logits) on one long text and yield the loss before each step.
 
-    The learning rate rises during the first twentieth of the steps and then falls along a cosine.
+    The learning rate rises during the first twentieth of the steps and then falls along a straight line to zero.
     """
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps, pct_start=0.05, cycle_momentum=False
+        optimizer, learning_rate, total_steps=steps, pct_start=0.05, anneal_strategy="linear", cycle_momentum=False
     )
     for _ in range(steps):
         inputs, labels = random_windows(ids, length, batch_size)

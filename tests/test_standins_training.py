@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from course_utils.chatglm import load_chatglm, load_tokenizer
 from course_utils.messages import CourseError
 from course_utils.standins import chatglm3_tiny, evaluation, finance, smalltalk, tasks, training
 
-SMALL = replace(chatglm3_tiny.SCHEDULE, steps=8, tokens=256, pool=8, checkpoint_every=2, warmup=2, early=0.0, again=0)
+SMALL = replace(chatglm3_tiny.SCHEDULE, steps=8, tokens=256, pool=8, checkpoint_every=2, warmup=2, early=0.0)
 
 
 def numbers(rng: random.Random, progress: float) -> training.Example:
@@ -40,13 +41,12 @@ def test_a_stopped_training_goes_on_from_its_checkpoint_and_ends_the_same(tmp_pa
         assert torch.equal(a, b), name
 
 
-def test_rates_rise_stay_and_fall_and_fall_once_more():
-    schedule = training.Schedule(steps=300, warmup=10, decay=0.5, again=100)
-    rates = [schedule.factor(step) for step in range(300)]
+def test_rates_rise_stay_and_fall_to_their_floor():
+    schedule = training.Schedule(steps=200, warmup=10, decay=0.5, floor=0.2)
+    rates = [schedule.factor(step) for step in range(200)]
     assert rates[:11] == sorted(rates[:11]) and rates[0] == 0.1
     assert set(rates[10:100]) == {1.0}
-    assert rates[100:200] == sorted(rates[100:200], reverse=True) and rates[199] == 0.01
-    assert rates[200:] == sorted(rates[200:], reverse=True) and rates[200] == 0.4 and rates[299] < 0.01
+    assert rates[100:] == sorted(rates[100:], reverse=True) and 0.2 < rates[199] < 0.21
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
@@ -137,13 +137,70 @@ def test_pointing_is_counted_where_the_pointers_are():
 
 def test_heads_that_copy_say_the_token_that_they_look_at():
     model = chatglm3_tiny.new_model(6016).eval()
-    layer, head = chatglm3_tiny.POINTING_HEADS[0]
+    layer, head = chatglm3_tiny.SMALL.pointing_heads[0]
     attention, vectors = model.model.layers[layer].self_attn, model.model.embed_tokens.weight
     start = head * chatglm3_tiny.HEAD_DIM
     with torch.no_grad():
         passed = vectors @ attention.v_proj.weight[: chatglm3_tiny.HEAD_DIM].T
         said = passed @ attention.o_proj.weight[:, start : start + chatglm3_tiny.HEAD_DIM].T @ vectors.T
     assert (said.argmax(-1) == torch.arange(len(vectors))).float().mean() > 0.9
+
+
+def test_the_recipe_grows_the_network_and_a_stopped_run_goes_on(tmp_path, monkeypatch):
+    few = {"steps": 2, "tokens": 512, "pool": 4, "checkpoint_every": 1}
+    for name in ("SCHEDULE", "GROWN_SCHEDULE", "LAST_SCHEDULE"):
+        monkeypatch.setattr(chatglm3_tiny, name, replace(getattr(chatglm3_tiny, name), **few))
+    monkeypatch.setattr(chatglm3_tiny.shutil, "which", lambda name: None)  # compiling would take minutes
+    shutil.copy(tasks.runtime.DATA / "models" / "chatglm3-tiny" / "tokenizer.model", tmp_path)
+    last = chatglm3_tiny.draw_last
+
+    def stop(rng, progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chatglm3_tiny, "draw_last", stop)
+    with pytest.raises(KeyboardInterrupt):
+        chatglm3_tiny.train(tmp_path)
+    assert {file.name for file in tmp_path.glob("training*")} == {"training-1.safetensors", "training-2.safetensors"}
+    monkeypatch.setattr(chatglm3_tiny, "draw_last", last)
+    chatglm3_tiny.train(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"config.json", "model.safetensors", "tokenizer.model"}
+    config = load_chatglm(tmp_path, dtype="float32", device="cpu").config
+    assert (config.hidden_size, config.num_hidden_layers) == (256, 6)
+
+
+def test_a_grown_network_says_about_what_the_small_one_said():
+    small = chatglm3_tiny.new_model(640).eval()
+    meanings = torch.randn(640, chatglm3_tiny.GROWN.hidden_size - chatglm3_tiny.SMALL.hidden_size)
+    grown = chatglm3_tiny.grow(small, meanings).eval()
+    ids = torch.randint(640, (4, 60))
+    with torch.no_grad():
+        both = torch.stack([model(ids).logits.flatten() for model in (small, grown)])
+    assert torch.corrcoef(both)[0, 1] > 0.9
+    assert grown.num_parameters() > 1.5 * small.num_parameters()
+
+
+def test_a_matching_head_looks_at_what_means_the_same():
+    meanings = torch.randn(640, 64)
+    meanings[7] = meanings[300] + 0.3 * torch.randn(64)  # two tokens for one thing
+    grown = chatglm3_tiny.grow(chatglm3_tiny.new_model(640), meanings).eval()
+    ids = torch.randint(320, 640, (1, 40))
+    ids[0, 12], ids[0, 30] = 7, 300
+    with torch.no_grad():
+        attention = grown(ids, output_attentions=True).attentions[0][0, chatglm3_tiny.SMALL.heads]
+    assert attention[30].argmax() == 12
+
+
+def test_meanings_come_from_the_encoder_of_the_course():
+    tokenizer = load_tokenizer(tasks.runtime.DATA / "models" / "chatglm3-tiny")
+    meanings = chatglm3_tiny.meanings_of(tokenizer, 6016, 64)
+    phone, number, time = (meanings[tokenizer.convert_tokens_to_ids(token)] for token in ("电话", "号码", "时间"))
+    assert phone @ number > 3 * (phone @ time).abs()
+
+
+def test_a_question_in_other_words_keeps_its_names_and_numbers():
+    question = "露露 L2 的说明书说，3 天没人加水会怎么样？"
+    said = {tasks.in_other_words(random.Random(seed), question, 0.5) for seed in range(20)}
+    assert len(said) > 10 and all(text.startswith("露露 L2") and "3 " in text for text in said)
 
 
 def grams(text: str) -> set[str]:
@@ -157,7 +214,8 @@ def grams(text: str) -> set[str]:
 
 def test_no_held_out_item_is_drawn_in_training():
     rng = random.Random(1)
-    trained_on = [chatglm3_tiny.draw(rng, 1.0) for _ in range(20_000)]
+    draws = chatglm3_tiny.draw, chatglm3_tiny.draw_for_grown
+    trained_on = [draw(rng, 1.0) for draw in draws for _ in range(10_000)]
     conversations = {tuple(question for question, _ in talk) for talk in trained_on}
     for name, (_, items) in evaluation.held_out().items():
         seen = [item for item in items if tuple(question for question, _ in item) in conversations]

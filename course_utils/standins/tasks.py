@@ -460,6 +460,25 @@ def smudge(rng: random.Random, text: str, share: float) -> str:
     return "".join(c for c in text if c.isascii() or rng.random() >= share) or text
 
 
+def in_other_words(rng: random.Random, text: str, share: float) -> str:
+    """The text with a share of its words put as another one of their group in the lexicon of text2vec-tiny says it.
+
+    A reader asks in words that the passage does not have; which words mean about the same is known from there.
+    """
+    from course_utils.standins.text2vec import groups_of, other_word
+
+    found, i = "", 0
+    while i < len(text):
+        latin = re.match("[A-Za-z]+", text[i:])
+        ends = [i + latin.end()] if latin else range(i + 8, i + 1, -1)
+        word = next((text[i:end] for end in ends if text[i:end] in groups_of()), latin[0] if latin else text[i])
+        i += len(word)
+        named = not latin and re.match(" ?[A-Za-z]", text[i:])  # 露露 L2 stays 露露 L2
+        swap = len(word) > 1 and word in groups_of() and not named and rng.random() < share
+        found += other_word(word, rng, english=bool(latin)) if swap else word
+    return found
+
+
 @cache
 def _everyday() -> tuple[tuple[str, str, str], ...]:
     """Everyday questions about the handbook's pages: a passage, a question and the words there that answer it.
@@ -534,30 +553,34 @@ def _asked_row(rng: random.Random, passage: str) -> tuple[str, str] | None:
 
 
 def documents(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
-    """A question about a passage from the handbook or the news, with other passages around it.
+    """Questions about a passage from the handbook or the news, with other passages around it.
 
-    One in four is not answered there: the passages only sound like it, or those that answer are not among them.
+    One in five is not answered there: the passages only sound like it, or those that answer are not among them.
     """
     passages = _passages("train")
     shown = _shown_passages()
     neighbours: tuple[str, ...] = passages
-    chance = rng.random()
-    if chance < 0.45:
+    more: list[tuple[str, str]] = []  # what else is asked about the same passages
+    chance, unanswered = rng.random(), rng.random() < 0.14
+    if chance < 0.5:
         invented = _invented()
         i = rng.randrange(len(invented))
-        evidence, asked = invented[i]
-        question, answer = rng.choice(asked)
+        evidence, more = invented[i]
+        question, answer = rng.choice([pair for pair in more if (pair[1] == UNANSWERED) == unanswered] or more)
         language = "en" if question[-1] == "?" else "zh"
         neighbours = tuple(text for texts, _ in invented[max(0, i - 5) : i + 6] for text in texts)
-    elif chance < 0.7:
+    elif chance < 0.8:
         passage, question, answer = rng.choice(_everyday())
+        while (answer == UNANSWERED) != unanswered:
+            passage, question, answer = rng.choice(_everyday())
+        more = _questions_about()[passage]
         text = re.split("：|: ", passage, maxsplit=1)[-1]
         # With the title, as a search shows it, or without, as it stands on the page.
-        bare = rng.random() < 0.4 and (answer in text or answer == UNANSWERED)
+        bare = rng.random() < 0.4 and all(said in text or said == UNANSWERED for _, said in more)
         evidence = [text if bare else passage]
         language = "en" if question[-1] == "?" else "zh"
         neighbours = next(texts for texts in shown.values() if passage in texts)
-    elif chance < 0.83:
+    elif chance < 0.9:
         item: Question = rng.choice([q for q in load_questions_of("train") if q.evidence])
         chosen = list(item.evidence) if item.kind == "two_passages" else [rng.choice(item.evidence)]
         evidence = [e.passage for e in chosen]
@@ -582,26 +605,49 @@ def documents(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
     count = rng.choice([1, 2, 3, 4] if missing else [0, 0, 1, 1, 2, 3])
     others = [rng.choice(neighbours if rng.random() < (0.9 if missing else 0.6) else passages) for _ in range(count)]
     others = [other for other in dict.fromkeys(others) if other not in evidence and answer not in other]
-    if rng.random() < 0.8:
-        changed = _other_digits(rng, question, answer, *evidence, *others)
-        if answer == UNANSWERED or any(changed[1] in text for text in changed[2 : 2 + len(evidence)]):
-            question, answer, *texts = changed
-            evidence, others = texts[: len(evidence)], texts[len(evidence) :]
-    if language == "zh" and rng.random() < 0.5:
-        question = smudge(rng, question, 0.15)
+    if missing and not others:
+        missing = False
     if missing:
-        left = [text for text in evidence if answer not in text]
-        missing = bool(left or others)
-        evidence = left if missing else evidence
-    if missing or answer == UNANSWERED:
-        answer = UNKNOWN[language]
-    context = evidence + others
-    rng.shuffle(context)
-    prompt = known_information(context, question, language)
-    holding = [text for text in evidence if answer in text]
-    if holding:
-        answer = Copied(answer, answer, [(0, prompt.index(text) + text.index(answer)) for text in holding])
-    return [(prompt, answer)]
+        more = []
+    more = [pair for pair in more if pair[0] != question and not any(pair[1] in other for other in others)]
+    more += [pair for other in others for pair in _questions_about().get(other, ())]
+    asked = [(question, answer), *rng.sample(more, min(len(more), rounds - 1))]
+    texts = [*evidence, *others]
+    if rng.random() < 0.8:
+        changed = _other_digits(rng, *texts, *(said for pair in asked for said in pair))
+        pairs = list(zip(changed[len(texts) :: 2], changed[len(texts) + 1 :: 2], strict=True))
+        if all(said == UNANSWERED or any(said in text for text in changed[: len(texts)]) for _, said in pairs):
+            texts, asked = changed[: len(texts)], pairs
+    if missing:
+        texts = [text for text in texts[: len(evidence)] if asked[0][1] not in text] + texts[len(evidence) :]
+        asked[0] = asked[0][0], UNANSWERED
+    rng.shuffle(texts)
+    conversation: Conversation = []
+    for question, answer in asked:
+        language = "en" if question[-1] == "?" else "zh"
+        if rng.random() < 0.4:
+            question = in_other_words(rng, question, 0.6 * rng.random())
+        elif language == "zh" and rng.random() < 0.5:
+            question = smudge(rng, question, 0.15)
+        prompt = conversation[0][0] if conversation else known_information(texts, question, language)
+        if answer == UNANSWERED:
+            answer = UNKNOWN[language]
+        elif holding := [text for text in texts if answer in text]:
+            answer = Copied(answer, answer, [(0, prompt.index(text) + text.index(answer)) for text in holding])
+        conversation.append((question if conversation else prompt, answer))
+    return conversation
+
+
+@cache
+def _questions_about() -> dict[str, list[tuple[str, str]]]:
+    """For each passage that stands alone, all that is asked about it."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for passage, question, answer in _everyday():
+        found.setdefault(passage, []).append((question, answer))
+    for texts, asked in _invented():
+        if len(texts) == 1:
+            found.setdefault(texts[0], []).extend(asked)
+    return found
 
 
 @cache

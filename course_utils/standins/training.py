@@ -177,18 +177,15 @@ class Schedule:
     adam_rate: float = 2e-3
     warmup: int = 50
     decay: float = 0.5
-    again: int = 0  # steps at the end in which the rates fall once more, from two fifths of their height
+    floor: float = 0.0  # what share of them is left at the end
     seed: int = 20240604
     checkpoint_every: int = 100
 
     def factor(self, step: int) -> float:
         """The share of the learning rate at a step."""
-        if step >= self.steps - self.again:
-            return 0.4 * (self.steps - step) / self.again
-        first = self.steps - self.again
         rise = min(1.0, (step + 1) / self.warmup)
-        fall = (first - step) / max(1, self.decay * first)
-        return min(rise, max(0.0, fall), 1.0)
+        fall = (self.steps - step) / max(1, self.decay * self.steps)
+        return min(rise, 1.0, self.floor + (1 - self.floor) * fall)
 
 
 def optimisers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
