@@ -567,7 +567,6 @@ def documents(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
         i = rng.randrange(len(invented))
         evidence, more = invented[i]
         question, answer = rng.choice([pair for pair in more if (pair[1] == UNANSWERED) == unanswered] or more)
-        language = "en" if question[-1] == "?" else "zh"
         neighbours = tuple(text for texts, _ in invented[max(0, i - 5) : i + 6] for text in texts)
     elif chance < 0.8:
         passage, question, answer = rng.choice(_everyday())
@@ -578,7 +577,6 @@ def documents(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
         # With the title, as a search shows it, or without, as it stands on the page.
         bare = rng.random() < 0.4 and all(said in text or said == UNANSWERED for _, said in more)
         evidence = [text if bare else passage]
-        language = "en" if question[-1] == "?" else "zh"
         neighbours = next(texts for texts in shown.values() if passage in texts)
     elif chance < 0.9:
         item: Question = rng.choice([q for q in load_questions_of("train") if q.evidence])
@@ -588,7 +586,6 @@ def documents(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
         if rng.random() < 0.5:  # as a search shows it
             evidence = [next((text for text in near if passage in text), passage) for passage in evidence]
         neighbours = near or passages
-        language = "en" if item.kind == "english" else "zh"
         question, answer = item.question, item.answer
     else:
         asked = None
@@ -600,7 +597,7 @@ def documents(rng: random.Random, split: str, rounds: int = 1) -> Conversation:
             else:
                 neighbours, passage = passages, rng.choice(passages)
                 asked = _asked(rng, passage)
-        (question, answer), evidence, language = asked, [passage], "zh"
+        (question, answer), evidence = asked, [passage]
     missing = answer != UNANSWERED and rng.random() < 0.1
     count = rng.choice([1, 2, 3, 4] if missing else [0, 0, 1, 1, 2, 3])
     others = [rng.choice(neighbours if rng.random() < (0.9 if missing else 0.6) else passages) for _ in range(count)]
