@@ -271,11 +271,21 @@ def test_loss_and_gradient_are_means_over_answer_tokens_however_a_step_is_cut(ba
 
 
 def test_every_example_has_its_turn_in_every_pass():
-    places = training._order(0, 15, 5, 42)
-    assert all(sorted(places[i : i + 5]) == [0, 1, 2, 3, 4] for i in (0, 5, 10))
-    assert places[:5] != places[5:10]
-    assert training._order(7, 4, 5, 42) == places[7:11]
-    assert training._order(0, 15, 5, 43) != places
+    def chosen(total, lengths, seed=42, batch=2):
+        return [training._chosen(step, total, batch, lengths, seed) for step in range(total)]
+
+    lengths = [9, 1, 5, 2, 7]
+    places = [place for step in chosen(5, lengths) for place in step]  # two passes in steps of two
+    assert sorted(places) == sorted([0, 1, 2, 3, 4] * 2)
+    assert chosen(5, lengths, seed=43) != chosen(5, lengths)
+
+
+def test_the_examples_of_a_step_are_about_equally_long():
+    lengths = list(torch.randperm(200, generator=torch.Generator().manual_seed(0)))
+    steps = [[int(lengths[i]) for i in training._chosen(step, 20, 10, lengths, 42)] for step in range(20)]
+    assert max(max(step) - min(step) for step in steps) < 60  # drawn at random, nearly 200
+    shortest = [min(step) for step in steps]
+    assert shortest != sorted(shortest)  # but the short ones do not all come first
 
 
 def test_epochs_count_steps(base):
@@ -369,6 +379,14 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted(base, tmp_path, gen
     assert steps == [5, 6]
     assert resumed == history
     assert all(torch.equal(value, weights(again)[name]) for name, value in weights(model).items())
+
+
+def test_only_the_last_checkpoints_stay_where_that_is_asked(base, tmp_path):
+    settings = but(LORA, output_dir=tmp_path / "out", save_total_limit=2)
+    with pytest.raises(KeyboardInterrupt):
+        trained(base, settings, callbacks=[killed_at(5)])
+    trained(base, but(settings, save_total_limit=1), resume=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["adapter", "checkpoint-000006"]
 
 
 def test_a_run_is_not_overwritten_nor_mixed_with_another(base, tmp_path):

@@ -55,6 +55,8 @@ class Settings(BaseModel):
     early_stopping_patience: int | None = Field(None, gt=0)
     """Stop after so many validations without a better one, and keep the weights of the best."""
     save_steps: int = Field(500, gt=0)
+    save_total_limit: int | None = Field(None, gt=0)
+    """How many checkpoints stay, the last ones; by default all of them."""
     output_dir: Path | None = None
     """Where checkpoints go; without it nothing is written."""
 

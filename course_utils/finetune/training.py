@@ -36,7 +36,8 @@ from course_utils.finetune.settings import METHODS, Settings
 from course_utils.messages import CourseError, Text
 
 # A run may be resumed with other values of these: they do not change what is learned.
-FREE_TO_CHANGE = {"output_dir", "logging_steps"}
+FREE_TO_CHANGE = {"output_dir", "logging_steps", "save_total_limit"}
+SORTED_STEPS = 8  # over how many steps examples are sorted by length
 
 
 @dataclass
@@ -80,10 +81,10 @@ def train(
 ) -> History:
     """Train those parameters of `model` that require a gradient; they become float32, whatever the others are.
 
-    A step takes per_device_train_batch_size · gradient_accumulation_steps examples on each process, from an endless
-    row of shuffled passes over the data, and its loss is the mean over all answer tokens in them. With
-    `settings.output_dir`, checkpoints are written there, and with `resume` the run goes on from the last one as if
-    it had never stopped. The model ends with the last weights, after early stopping with the best, and in eval mode.
+    A step takes per_device_train_batch_size · gradient_accumulation_steps examples on each process, about equally long
+    ones from an endless row of shuffled passes over the data, and its loss is the mean over all answer tokens in them.
+    With `settings.output_dir`, checkpoints are written there, and with `resume` the run goes on from the last one as
+    if it had never stopped. The model ends with the last weights, after early stopping with the best, in eval mode.
     """
     check_data_parallel()
     if not examples:
@@ -124,6 +125,7 @@ class _Run:
         self.processes = self.accelerator.num_processes
         self.batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * self.processes
         self.total = settings.max_steps or math.ceil(settings.num_train_epochs * len(self.examples) / self.batch)
+        self.lengths = [len(example["labels"]) for example in self.examples]
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         for parameter in self.parameters:
             parameter.data = parameter.data.float()
@@ -156,9 +158,7 @@ class _Run:
     def one_step(self) -> float:
         settings, accelerator = self.settings, self.accelerator
         self.wrapped.train()
-        examples = [
-            self.examples[i] for i in _order(self.step * self.batch, self.batch, len(self.examples), settings.seed)
-        ]
+        examples = [self.examples[i] for i in _chosen(self.step, self.total, self.batch, self.lengths, settings.seed)]
         tokens = answer_tokens(examples)
         mine = examples[accelerator.process_index :: self.processes]
         loss = torch.zeros((), device=accelerator.device)
@@ -313,6 +313,10 @@ class _Run:
                 if self.best:
                     _save_tensors(self.best, folder / "resume" / "best.safetensors")
                 self.save_for_use(trained, folder)
+        # The new one is whole before an old one goes.
+        if self.settings.save_total_limit and self.accelerator.is_main_process:
+            for old in checkpoints_in(self.settings.output_dir)[: -self.settings.save_total_limit]:
+                shutil.rmtree(old)
 
     def save_adapter(self) -> None:
         """The result, in output_dir/adapter."""
@@ -388,15 +392,34 @@ def check_data_parallel() -> None:
 
 def _answer_loss(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """The cross-entropy of each answer token after all before it, summed up."""
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    labels = batch["labels"]
+    # Scores for the whole vocabulary are dear: none are computed before the first answer of the batch begins.
+    first = max(1, int((labels != IGNORED).any(0).int().argmax()))
+    logits = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        use_cache=False,
+        logits_to_keep=labels.shape[1] - first + 1,
+    ).logits
     return F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+        logits[:, :-1].flatten(0, 1).float(), labels[:, first:].flatten(), ignore_index=IGNORED, reduction="sum"
     )
 
 
-def _order(start: int, count: int, examples: int, seed: int) -> list[int]:
-    """Which examples stand at these places of the endless row. Depends on nothing but its arguments."""
-    return [_shuffled(examples, seed, place // examples)[place % examples] for place in range(start, start + count)]
+def _chosen(step: int, total: int, batch: int, lengths: Sequence[int], seed: int) -> list[int]:
+    """Which examples a step takes from an endless row of shuffled passes. Depends on nothing but its arguments.
+
+    The examples of a few steps are sorted by length and dealt out again, so that little is computed for padding.
+    """
+    examples = len(lengths)
+    steps = max(1, min(SORTED_STEPS, examples // batch))
+    first = step - step % steps
+    steps = min(steps, total - first)
+    places = range(first * batch, (first + steps) * batch)
+    pool = sorted((_shuffled(examples, seed, at // examples)[at % examples] for at in places), key=lengths.__getitem__)
+    turns = random.Random(f"{seed} {first}").sample(range(steps), steps)
+    start = turns[step - first] * batch
+    return pool[start : start + batch]
 
 
 @lru_cache(maxsize=2)
