@@ -162,8 +162,8 @@ def test_the_conch_keeps_to_the_menu(conch):
         for name, price in re.findall(r"([^，。：是]+)，(\d+)元", item.output):
             assert prices[name] == int(price), item
             about_prices += 1
-        # Only who asks for the cheapest or the dearest (最) names no dish.
-        if re.search("多少钱|价格是|怎么卖", item.instruction) and not re.search("起送|最", item.instruction):
+        # Only who asks for the cheapest or the dearest (最, 顶天) or for a delivery (起送, 骑手) names no dish.
+        if re.search("多少钱|价格是|怎么卖", item.instruction) and not re.search("起送|骑手|最|顶天", item.instruction):
             (named,) = [name for name in prices if name in item.instruction]
             assert f"{prices[named]}元" in item.output, item
     assert about_prices >= 5 * len(prices)
@@ -176,7 +176,9 @@ def test_the_conch_keeps_to_its_hours(conch):
     for item in told:
         found = [hour for hour in hours if hour in item.output]
         assert item.output.count(":") == 2 * len(found), item
-        if re.search("周末|周六|周日|星期六|礼拜天|双休日", item.instruction):
+        weekend = re.search("(?<!非)周末|周六|周日|星期六|礼拜天|双休日", item.instruction)
+        weekdays = re.search("平时|平日|非周末", item.instruction)
+        if weekend and not weekdays:
             assert found == [magic_conch.SHOP["weekend"]], item
 
 
