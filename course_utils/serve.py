@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -126,6 +127,7 @@ class Service:
     """Bytes of a request."""
     max_tokens: int = 2048
     """Tokens of an answer."""
+    preparing: asyncio.Lock = field(default_factory=asyncio.Lock)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     started: int = field(default_factory=lambda: int(time.time()))
 
@@ -159,9 +161,14 @@ class Service:
         if size > self.max_body:
             raise HTTPException(413, f"the body is larger than {self.max_body} bytes: send less text")
         try:
-            return kind.model_validate(json.loads(body.decode("utf-8")))
+            question = kind.model_validate(content := json.loads(body.decode("utf-8")))
+            # Python reads more than JSON has, and an answer that repeats it could not be sent.
+            json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+            return question
         except UnicodeDecodeError as error:
             raise HTTPException(400, f"byte {error.start} of the body is not UTF-8: send JSON in UTF-8") from None
+        except UnicodeEncodeError:
+            raise HTTPException(400, r"the body holds half a character (such as \ud83d): send JSON in UTF-8") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "body"
@@ -182,7 +189,8 @@ class Service:
     ) -> AsyncIterator[str | Reply]:
         """The pieces of an answer and, last, the reply; fails at once where the question is wrong."""
         cancel = threading.Event()
-        pieces = stream_chat(
+        prepare = partial(
+            stream_chat,
             self.model,
             self.tokenizer,
             query,
@@ -192,6 +200,11 @@ class Service:
             cancel=cancel,
             **{name: value for name, value in options.items() if value is not None},
         )
+        # A long history takes its time, and meanwhile the others want to be heard. One at a time: the order of
+        # arrival stays, and the threads that answers are written in stay free.
+        async with self.preparing:
+            pieces = await anyio.to_thread.run_sync(prepare)
+        written: asyncio.Queue[str | Reply | Exception] = asyncio.Queue()
 
         def next_piece() -> str | Reply:
             try:
@@ -199,22 +212,39 @@ class Service:
             except StopIteration as end:
                 return end.value
 
-        async def take_turn() -> AsyncIterator[str | Reply]:
-            watcher = asyncio.create_task(_set_when_gone(request, cancel))
+        async def write() -> None:
+            """Write the answer in one go: a client that does not read must not hold the turn."""
+            piece: str | Reply | Exception = ""
             try:
                 async with self.turn:
                     try:
-                        piece: str | Reply = ""
                         while not isinstance(piece, Reply):
                             if cancel.is_set():
                                 raise ClientDisconnect
+                            if piece:
+                                written.put_nowait(piece)
                             piece = await anyio.to_thread.run_sync(next_piece)
-                            yield piece
                     finally:
                         # The turn is over only when the computation is.
-                        with anyio.CancelScope(shield=True):
-                            await anyio.to_thread.run_sync(pieces.close)
+                        await anyio.to_thread.run_sync(pieces.close)
+            except Exception as error:
+                piece = error
+            written.put_nowait(piece)
+
+        async def take_turn() -> AsyncIterator[str | Reply]:
+            watcher = asyncio.create_task(_set_when_gone(request, cancel))
+            writer = asyncio.create_task(write())
+            try:
+                piece: str | Reply | Exception = ""
+                while not isinstance(piece, Reply):
+                    piece = await written.get()
+                    if isinstance(piece, Exception):
+                        raise piece
+                    yield piece
             finally:
+                cancel.set()
+                with anyio.CancelScope(shield=True):
+                    await writer
                 watcher.cancel()
 
         return take_turn()
@@ -285,7 +315,7 @@ class Service:
         texts = [question.input] if isinstance(question.input, str) else question.input
         async with self.turn:
             vectors = await anyio.to_thread.run_sync(self.embedder.encode, texts)
-        tokens = _count_tokens(self.embedder, texts)
+            tokens = await anyio.to_thread.run_sync(_count_tokens, self.embedder, texts)
         return JSONResponse(
             {
                 "object": "list",
@@ -421,6 +451,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--quantize", help="int8, int4, bnb-int8 or bnb-nf4: less memory")
     parser.add_argument(
         "--api-key",
         default=os.environ.get("COURSE_API_KEY"),
@@ -435,7 +466,7 @@ def main() -> None:
 
     try:
         tokenizer = load_tokenizer(args.folder)  # first: it fails at once, the model takes a minute
-        model = load_chatglm(args.folder, dtype=args.dtype, device=args.device)
+        model = load_chatglm(args.folder, dtype=args.dtype, device=args.device, quantize=args.quantize)
         if args.trained:
             from course_utils.finetune import load_trained
 

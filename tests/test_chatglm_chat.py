@@ -1,10 +1,12 @@
 """Prompts, answers, streams and histories, with tiny models whose answers are known."""
 
 import builtins
+import math
 import threading
 from pathlib import Path
 
 import pytest
+import torch
 from chatglm_scripted import answer_ids, published_folder, tiny_model, tokenizer_of
 
 from course_utils import CourseError
@@ -179,6 +181,44 @@ def test_sampling_defaults_seed_and_greedy(monkeypatch):
     assert (seen["top_p"], seen["repetition_penalty"]) == (0.5, 1.1)
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 1e-38, 1e-5])
+def test_a_tiny_temperature_takes_the_likeliest_token(temperature):
+    tokenizer = tokenizer_of(3)
+    model = tiny_model(3).says([])  # no script: the random model speaks
+    answers = {chat(model, tokenizer, "你好", max_new_tokens=8, temperature=t, seed=1)[0] for t in (0, temperature)}
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize("temperature", [-1, -1e-40, math.nan, math.inf, "0.8"])
+def test_what_is_no_temperature_is_refused(temperature):
+    model, tokenizer = speaker(3, "好")
+    with pytest.raises(CourseError, match="give a number from 0"):
+        stream_chat(model, tokenizer, "?", temperature=temperature)
+
+
+@pytest.mark.parametrize("broken", [math.inf, -math.inf, math.nan])
+def test_broken_scores_never_reach_sampling(monkeypatch, broken):
+    tokenizer = tokenizer_of(3)
+    model = tiny_model(3).says([])
+    forward = type(model).forward
+
+    def break_some(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        output.logits[..., 5:10] = broken
+        return output
+
+    drawn = []
+    multinomial = torch.multinomial
+    monkeypatch.setattr(type(model), "forward", break_some)
+    monkeypatch.setattr(torch, "multinomial", lambda p, *args, **kw: drawn.append(p) or multinomial(p, *args, **kw))
+    for temperature in (2e-3, 0.8, 2.0):
+        chat(model, tokenizer, "?", max_new_tokens=4, temperature=temperature, seed=1)
+    assert len(drawn) >= 12
+    for probabilities in drawn:
+        assert probabilities.isfinite().all()
+        assert (probabilities[..., 5:10].sum() > 0.99) == (broken == math.inf)
+
+
 def test_an_answer_leaves_no_trace_in_the_model():
     model, tokenizer = speaker(3, "好")
     model.train()
@@ -271,6 +311,40 @@ def test_long_history_is_cut_from_the_oldest_round_with_a_notice(generation, cap
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_the_search_leaves_out_as_many_rounds_as_one_after_the_other(generation):
+    model, tokenizer = speaker(generation, "好", context=128)
+    for rounds in (0, 1, 2, 3, 7, 8, 30, 101):
+        for length in (0, 1, 3, 20):
+            history = [(f"q {'x ' * (i % 3 * length)}", f"a{i}") for i in range(rounds)]
+            left = history
+            while True:
+                messages = [message for q, a in left for message in (user(q), assistant(a))] + [user("?")]
+                ids = tokenizer.encode_prompt(prompt_parts(generation, messages))
+                if len(ids) <= 128 * 3 / 4 or not left:
+                    break
+                left = left[1:]
+            finish(stream_chat(model, tokenizer, "?", history, notice=lambda text: None))
+            assert model.prompts[-1] == ids
+
+
+def test_a_very_long_history_is_not_encoded_whole(monkeypatch):
+    model, tokenizer = speaker(3, "好", context=128)
+    encoded = []
+    encode = type(tokenizer).encode_prompt
+    monkeypatch.setattr(
+        type(tokenizer), "encode_prompt", lambda self, parts: encoded.append(len(parts)) or encode(self, parts)
+    )
+    history = [("a", "b")] * 20_000
+    reply = finish(stream_chat(model, tokenizer, "?", history, notice=lambda text: None))
+    assert sum(encoded) < 2_000
+    # As many rounds as fit, and not one more.
+    kept = reply.history[:-2]
+    assert reply.prompt_tokens <= 96
+    more = [user("a"), assistant("b"), *kept, user("?")]
+    assert len(tokenizer.encode_prompt(prompt_parts(3, more))) > 96
+
+
 def test_instructions_outlive_the_rounds():
     model, tokenizer = speaker(3, "好", context=128)
     history = [{"role": "system", "content": "Be brief."}]
@@ -313,6 +387,26 @@ def test_mistakes_are_explained_before_anything_runs(generation):
             stream_chat(model, tokenizer, "?", history)
     with pytest.raises(CourseError, match="half a character"):
         stream_chat(model, tokenizer, "\ud83d")
+    said = {"role": "user", "content": "x"}
+    endless: list = []
+    endless.append(endless)
+    for wrong in (
+        {"metadata": 5},
+        {"metadata": None},
+        {"tools": 5},
+        {"tools": "x"},
+        {"tools": [{}]},
+        {"tools": [5]},
+        {"tools": [{"name": 5}]},
+        {"tools": [{"function": 5}]},
+        {"tools": [{"name": "f", "parameters": {1, 2}}]},
+        {"tools": [{"name": "f", "parameters": endless}]},
+    ):
+        with pytest.raises(CourseError, match="'metadata' must be a text and 'tools' a list"):
+            stream_chat(model, tokenizer, "?", [said | wrong])
+    for half in ({"metadata": "\ud83d"}, {"tools": [{"name": "\ud83d"}]}):
+        with pytest.raises(CourseError, match="half a character"):
+            stream_chat(model, tokenizer, "?", [said | half])
     with pytest.raises(CourseError, match="at least 1"):
         stream_chat(model, tokenizer, "?", max_new_tokens=0)
     if generation < 3:

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +17,7 @@ import openai
 import pytest
 from chatglm_scripted import ScriptedGlm, answer_ids, published_folder, tiny_model, tokenizer_of
 
+from course_utils import serve
 from course_utils.serve import Service, _load_embedder, main, start
 
 
@@ -65,7 +67,7 @@ def call(url: str, body=None, headers=(), method=None) -> tuple[int, dict]:
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, dict(headers), method=method)
     try:
-        with urllib.request.urlopen(request) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         text = error.read()
@@ -113,6 +115,37 @@ def test_context_notice_does_not_disturb():
         history = [[f"question {i}", "yes"] for i in range(50)]
         status, answer = call(url, {"prompt": "?", "history": history})
         assert status == 200 and len(answer["history"]) < 100
+
+
+def test_a_long_history_stalls_nobody(monkeypatch):
+    prepare = serve.stream_chat
+    begun, answered = threading.Event(), threading.Event()
+
+    def slowly(*args, **options):
+        begun.set()
+        assert answered.wait(30)
+        return prepare(*args, **options)
+
+    monkeypatch.setattr(serve, "stream_chat", slowly)
+    with running(service("好")) as url, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(call, url, {"prompt": "?", "history": [["a", "b"]] * 20_000})
+        assert begun.wait(30)
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=10) as health:
+                assert health.status == 200
+        finally:
+            answered.set()
+        status, answer = asked.result()
+        assert status == 200 and 2 < len(answer["history"]) < 100
+
+
+def test_a_tiny_temperature_is_no_failure():
+    answering = service()
+    answering.model.says([])  # no script: the random model speaks
+    with running(answering) as url:
+        answers = [call(url, {"prompt": "?", "temperature": t, "max_length": 20}) for t in (0, 1e-40)]
+    assert [status for status, _ in answers] == [200, 200]
+    assert answers[0][1]["response"] == answers[1][1]["response"]
 
 
 # --- the OpenAI-style API
@@ -267,6 +300,24 @@ def test_a_client_that_goes_away_frees_its_turn(stream):
         assert not call(f"{url}/health")[1]["busy"]
 
 
+def test_a_client_that_does_not_read_keeps_nobody_waiting():
+    answering = slow_service(400)
+    answering.name = "x" * 50_000  # stands in every event, and 20 MB go into no buffer
+    with running(answering) as url, socket.socket() as silent:
+        host, port = url.removeprefix("http://").split(":")
+        silent.connect((host, int(port)))
+        body = json.dumps({"messages": USER, "stream": True}).encode()
+        silent.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        while answering.model.steps < 5:
+            time.sleep(0.01)
+        try:
+            assert call(url, {"prompt": "?"})[1]["response"] == "next"
+        finally:
+            silent.close()  # the service does not stop before
+
+
 def test_a_failing_model_is_reported_and_the_service_lives():
     answering = service("好")
     whole = answering.model.generate
@@ -302,6 +353,12 @@ def test_a_failing_model_is_reported_and_the_service_lives():
         ("/", {}, 422, "prompt"),
         ("/", {"prompt": "x", "history": "x"}, 422, "history"),
         ("/", {"prompt": "x", "history": [["a"]]}, 400, "history must be"),
+        ("/", b'{"prompt": "x", "history": [{"role": "user", "content": "x", "metadata": "\\ud83d"}]}', 400, "UTF-8"),
+        ("/", b'{"prompt": "x", "history": [{"role": "user", "content": "x", "mine": NaN}]}', 400, "JSON"),
+        ("/", {"prompt": "x", "history": [{"role": "user", "content": "x", "metadata": 5}]}, 400, "metadata"),
+        ("/", {"prompt": "x", "history": [{"role": "system", "content": "x", "tools": 5}]}, 400, "tools"),
+        ("/", {"prompt": "x", "history": [{"role": "system", "content": "x", "tools": [{}]}]}, 400, "tools"),
+        ("/", {"prompt": "x", "temperature": -0.1}, 422, "temperature"),
         ("/", {"prompt": "x", "top_p": "0.8"}, 422, "top_p"),
         ("/", {"prompt": "x", "top_p": 0}, 422, "top_p"),
         ("/", {"prompt": "x", "max_length": 0}, 422, "max_length"),
@@ -318,6 +375,7 @@ def test_a_failing_model_is_reported_and_the_service_lives():
         ("/v1/chat/completions", {"messages": USER, "stop": ""}, 422, "stop"),
         ("/v1/chat/completions", {"messages": USER, "temperature": 9}, 422, "temperature"),
         ("/v1/embeddings", {"input": []}, 422, "input"),
+        ("/v1/embeddings", b'{"input": "\\ud83d"}', 400, "UTF-8"),
         ("/nowhere", {}, 404, "Not Found"),
     ],
 )
@@ -370,6 +428,8 @@ def test_the_command_serves_a_published_folder(tmp_path):
         str(port),
         "--device",
         "cpu",
+        "--quantize",
+        "int8",
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:

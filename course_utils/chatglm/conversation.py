@@ -12,16 +12,19 @@ character follows. So the pieces, joined, are exactly the answer.
 
 import ast
 import json
+import math
 import re
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from numbers import Real
 from queue import SimpleQueue
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from course_utils.chatglm.prompts import History, Message, as_messages, as_pairs, prompt_parts
@@ -37,6 +40,8 @@ SAMPLING: dict[int, dict[str, Any]] = {
 }
 # A history may fill the context but for this part, which is kept for the answer.
 ANSWER_SHARE = 1 / 4
+# Below this a temperature is taken for 0: the likeliest token wins anyway, and scores divided by less overflow.
+LOWEST_TEMPERATURE = 1e-3
 # The models were taught to write this where a date belongs.
 TRAINING_TIME = "[[训练时间]]"
 NOT_A_CHARACTER = "\ufffd"
@@ -91,8 +96,8 @@ def stream_chat(
 
     `history` is a list of `(query, answer)` pairs or of role messages. What does not fit into the model's
     context is left out from the oldest round on, and `notice` is told. `max_length` counts the prompt too;
-    `stop` are texts that end the answer; `temperature=0` takes the likeliest token each time; whatever else
-    `generate` understands goes there. The generator returns a `Reply`.
+    `stop` are texts that end the answer; `temperature=0` takes the likeliest token each time, and so does
+    one below 0.001; whatever else `generate` understands goes there. The generator returns a `Reply`.
     """
     if not isinstance(query, str) or not query.strip():
         raise CourseError("the prompt is empty: say something", "提示为空：请输入内容")
@@ -101,14 +106,20 @@ def stream_chat(
             "max_new_tokens and max_length count tokens: give at least 1",
             "max_new_tokens 和 max_length 是 token 数：至少为 1",
         )
+    sampling = SAMPLING[tokenizer.generation] | sampling
+    temperature = sampling["temperature"]
+    if temperature is not None and not (isinstance(temperature, Real) and 0 <= temperature < math.inf):
+        raise CourseError(
+            f"temperature is {temperature!r:.40}: give a number from 0 (always the likeliest token) up, mostly below 2",
+            f"temperature 为 {temperature!r:.40}：请给出不小于 0 的数（0 表示总取最可能的 token），通常小于 2",
+        )
     messages = as_messages([*as_messages(history), {"role": role, "content": query}])
     context = model.config.max_position_embeddings
     if max_length is not None:
         context = min(context, max_length)
     answer_room = max(1, min(max_new_tokens or context, int(context * ANSWER_SHARE)))
     messages, ids = _fit(tokenizer, messages, context, answer_room, notice)
-    sampling = SAMPLING[tokenizer.generation] | sampling
-    if not sampling["do_sample"] or sampling["temperature"] == 0:
+    if not sampling["do_sample"] or (temperature is not None and temperature < LOWEST_TEMPERATURE):
         sampling = {k: v for k, v in sampling.items() if k not in ("temperature", "top_p", "top_k")}
         sampling["do_sample"] = False
     options = {
@@ -116,6 +127,8 @@ def stream_chat(
         "eos_token_id": tokenizer.stop_ids,
         "pad_token_id": tokenizer.pad_token_id,
         **sampling,
+        # Behind the caller's own, but `generate` still puts the temperature after it.
+        "logits_processor": LogitsProcessorList([*(sampling.get("logits_processor") or ()), _FiniteScores()]),
     }
     tokens = _generate(model, ids, seed, cancel or threading.Event(), options)
     return _stream(tokens, tokenizer, messages, len(ids), stop)
@@ -163,14 +176,26 @@ def _fit(
     notice: Callable[[Text], object],
 ) -> tuple[list[Message], list[int]]:
     """Leave out the oldest rounds until the prompt fits; instructions at the beginning stay."""
-    dropped = 0
-    while True:
-        ids = tokenizer.encode_prompt(prompt_parts(tokenizer.generation, messages))
-        users = [i for i, message in enumerate(messages) if message["role"] == "user"]
-        if len(ids) <= context - answer_room or len(users) < 2:
-            break
-        messages = messages[: users[0]] + messages[users[1] :]
-        dropped += 1
+    users = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    last = max(0, len(users) - 1)  # so many rounds may go, the last one never
+
+    def without(dropped: int) -> list[Message]:
+        return messages[: users[0]] + messages[users[dropped] :] if dropped else messages
+
+    def encoded(dropped: int) -> list[int]:
+        return tokenizer.encode_prompt(prompt_parts(tokenizer.generation, without(dropped)))
+
+    def fits(dropped: int) -> bool:
+        return len(encoded(dropped)) <= context - answer_room
+
+    # A prompt of fewer rounds is shorter, so the border can be searched for. The search begins at the newest
+    # round: what it encodes grows with the context and not with the history, which may be far longer.
+    kept = 1
+    while kept <= last and fits(last + 1 - kept):
+        kept *= 2
+    low, high = max(0, last + 1 - kept), min(last, last + 1 - kept // 2)
+    dropped = bisect_left(range(last), True, low, high, key=fits)
+    ids = encoded(dropped)
     if len(ids) >= context:
         raise CourseError(
             f"the prompt is {len(ids)} tokens long, the context holds {context} with the answer: shorten it",
@@ -184,10 +209,22 @@ def _fit(
                 f"历史超出了 {context} 个 token 的上下文：已略去最早的 {dropped} 轮对话。",
             )
         )
-    return messages, ids
+    return without(dropped), ids
 
 
 # --- the tokens
+
+
+class _FiniteScores(LogitsProcessor):
+    """Keeps inf and NaN from sampling: on a GPU they end in an assertion after which nothing runs any more.
+
+    The library's `remove_invalid_values` leaves the largest number, which overflows at a temperature below 1.
+    """
+
+    LARGEST = 1e30
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.nan_to_num(nan=-self.LARGEST).clamp(-self.LARGEST, self.LARGEST)
 
 
 class _Tokens(BaseStreamer, StoppingCriteria):

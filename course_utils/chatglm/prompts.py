@@ -44,6 +44,12 @@ def as_messages(history: History) -> list[Message]:
         if isinstance(item, dict):
             if item.get("role") not in ROLES or not isinstance(item.get("content"), str):
                 raise _bad_history(f"{item!r:.80}")
+            if not isinstance(item.get("metadata", ""), str) or not _are_tools(item.get("tools")):
+                raise CourseError(
+                    f"'metadata' must be a text and 'tools' a list of JSON descriptions with a 'name' each; found "
+                    f"{item!r:.80}",
+                    f"'metadata' 应为文本，'tools' 应为 JSON 描述的列表，每项都有 'name'；实际是 {item!r:.80}",
+                )
             messages.append(dict(item))
         elif isinstance(item, (tuple, list)) and len(item) == 2 and all(isinstance(text, str) for text in item):
             query, answer = item
@@ -53,6 +59,9 @@ def as_messages(history: History) -> list[Message]:
     for message in messages:
         try:
             message["content"].encode()
+            message.get("metadata", "").encode()
+            if tools := message.get("tools"):
+                _as_json(tools).encode()
         except UnicodeEncodeError:
             raise CourseError(
                 "the text holds half a character: decode bytes as UTF-8 before they come here",
@@ -91,7 +100,7 @@ def prompt_parts(generation: int, messages: Sequence[Message], ask: bool = True)
                 continue
         content = message["content"]
         if tools and generation == 3:
-            content += "\n" + json.dumps(tools, indent=4, ensure_ascii=False)
+            content += "\n" + _as_json(tools)
         # The line of metadata (the name of a tool, mostly nothing) and the content are encoded apart:
         # joined into one text they would give other ids.
         parts += [Control(f"<|{message['role']}|>"), f"{message.get('metadata', '')}\n", content]
@@ -129,9 +138,30 @@ def _tools_in_chinese(tools: Sequence[dict[str, Any]]) -> str:
     )
     for tool in tools:
         function = tool.get("function", tool)
-        text += f"\n\n## {function['name']}\n\n{json.dumps(function, ensure_ascii=False, indent=4)}"
+        text += f"\n\n## {function['name']}\n\n{_as_json(function)}"
         text += "\n在调用上述函数时，请使用 Json 格式表示调用的参数。"
     return text
+
+
+def _are_tools(tools: Any) -> bool:
+    """Whether these are descriptions that every generation can write down; None is no tools."""
+    if tools is None:
+        return True
+    if not isinstance(tools, (list, tuple)):
+        return False
+    for tool in tools:
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return False
+    try:
+        _as_json(tools)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _as_json(tools: Any) -> str:
+    return json.dumps(tools, indent=4, ensure_ascii=False, allow_nan=False)
 
 
 def _bad_history(found: str) -> CourseError:
