@@ -110,6 +110,17 @@ CATALOGUE = {
 }
 
 
+# The words that `load_chatglm` has for number formats.
+_LOADER_WORDS = {
+    "float32": "fp32",
+    "float16": "fp16",
+    "bfloat16": "fp16",  # as large
+    "bnb-int8": "int8",
+    "int4": "nf4",
+    "bnb-nf4": "nf4",
+}
+
+
 @dataclass(frozen=True)
 class Found:
     """Where a model lies, and why this one."""
@@ -131,8 +142,8 @@ def find_model(
     """Find a model of the catalogue, fetch it if need be, or fall back on its stand-in.
 
     `folder` is taken at its word. With `want="auto"` the real model is used where a GPU has room for it in
-    `number_format` ("fp16", "int8", "nf4"; by default the largest that the catalogue names). `"real"` insists
-    on it, on any machine; `"stand-in"` never looks further.
+    `number_format` ("fp16", "int8", "nf4", or a word of `load_chatglm` for one of them; by default the largest that
+    the catalogue names). `"real"` insists on it, on any machine; `"stand-in"` never looks further.
     """
     if name not in CATALOGUE:
         raise CourseError(
@@ -140,6 +151,12 @@ def find_model(
             f"没有名为 {name!r} 的模型：请从 {'、'.join(CATALOGUE)} 中选择",
         )
     model = CATALOGUE[name]
+    known = [*model.gib, *(word for word, meant in _LOADER_WORDS.items() if meant in model.gib)]
+    if number_format is not None and number_format not in known:
+        raise CourseError(
+            f"{name} has no number format {number_format!r}: choose one of {', '.join(known)}",
+            f"{name} 没有名为 {number_format!r} 的数字格式：请从 {'、'.join(known)} 中选择",
+        )
     if folder is not None:
         if problem := incomplete(Path(folder)):
             raise CourseError(
@@ -233,7 +250,7 @@ def _modelscope_cache() -> Path:
 
 def _no_room(model: Model, number_format: str | None) -> Text | None:
     """Why no GPU here can hold the model, or None if one can."""
-    need = model.gib[number_format] if number_format else max(model.gib.values())
+    need = model.gib[_LOADER_WORDS.get(number_format, number_format)] if number_format else max(model.gib.values())
     gpu = probe_gpu()
     if obstacle := gpu_obstacle(gpu):
         return obstacle
@@ -297,10 +314,13 @@ def fetch_from_modelscope(model: Model) -> Path:
         raise Unreachable(_first_line(error)) from None
     files = [listed[path] for path in wanted(listed)]
     folder = _modelscope_cache() / "models" / model.modelscope
-    _check_disk(folder, sum(int(file["Size"]) for file in files))
-    for file in files:
-        query = urllib.parse.urlencode({"Revision": "master", "FilePath": file["Path"]})
-        download(f"{base}?{query}", folder / file["Path"], int(file["Size"]), file.get("Sha256") or None)
+    try:
+        _check_disk(folder, sum(int(file["Size"]) for file in files))
+        for file in files:
+            query = urllib.parse.urlencode({"Revision": "master", "FilePath": file["Path"]})
+            download(f"{base}?{query}", folder / file["Path"], int(file["Size"]), file.get("Sha256") or None)
+    except OSError as error:  # a cache that is read-only, for one; the next source has a cache of its own
+        raise Unreachable(_first_line(error)) from None
     return folder
 
 

@@ -8,6 +8,7 @@ import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from course_utils.messages import CourseError, Text
 
@@ -88,9 +89,7 @@ def probe_gpu() -> GPU | None:
         return None
     # Asked first: after a failed kernel CUDA may answer nothing any more.
     name, capability = torch.cuda.get_device_name(0), torch.cuda.get_device_capability(0)
-    free, total = torch.cuda.mem_get_info(0)
-    # What torch holds in reserve is free for this notebook, though not for others.
-    free += torch.cuda.memory_reserved(0)
+    free, total = free_gpu_bytes(0), torch.cuda.mem_get_info(0)[1]
     try:
         ones = torch.ones(64, 64, device="cuda")
         right = (ones @ ones).sum().item() == 64**3
@@ -98,6 +97,15 @@ def probe_gpu() -> GPU | None:
     except RuntimeError as error:
         kernel_error = str(error).strip().split("\n")[0]
     return GPU(name, capability, total / GIB, free / GIB, tuple(torch.cuda.get_arch_list()), kernel_error)
+
+
+def free_gpu_bytes(device: Any = None) -> int:
+    """GPU memory that this process can still have: what is free for all, and what torch keeps but does not use."""
+    import torch
+
+    # After `del model` torch keeps the memory in reserve, where tensors that are in use lie as well.
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def gpu_obstacle(gpu: GPU | None) -> Text | None:

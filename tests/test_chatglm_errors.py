@@ -1,18 +1,21 @@
 """What a reader can get wrong while loading: one line in each language, and nothing half-done."""
 
+import errno
 import json
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from course_utils import CourseError
-from course_utils.chatglm import convert, load_chatglm, load_prefix, memory
+from course_utils.chatglm import convert, load_chatglm, load_prefix, loading, memory
 from course_utils.chatglm.__main__ import main
-from course_utils.runtime import GPU
+from course_utils.runtime import GIB, GPU
 
 FIXTURES = Path(__file__).parent / "fixtures" / "chatglm"
 
@@ -118,7 +121,8 @@ def test_wrong_options(folder):
     for dtype in ("fp16", "int8", torch.int8, None):
         assert "'auto', 'float32', 'float16', 'bfloat16'" in error_of(load_chatglm, folder, dtype=dtype)
     assert "'bnb-nf4'" in error_of(load_chatglm, folder, quantize=4)
-    assert "no device" in error_of(load_chatglm, folder, device="gpu")
+    for device in ("gpu", None, 1.5):
+        assert "no device" in error_of(load_chatglm, folder, device=device)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -135,17 +139,130 @@ def test_gpu_that_this_torch_is_not_built_for(folder, monkeypatch):
     assert load_chatglm(folder).device.type == "cpu"  # auto passes it over
 
 
-def test_too_little_memory(folder, monkeypatch):
-    monkeypatch.setattr("course_utils.chatglm.loading.free_bytes", lambda device: 2**18)
+T4 = GPU("Tesla T4", (7, 5), 14.6, 14.4, ("sm_75",))
+
+
+@pytest.fixture
+def free(monkeypatch) -> dict[str, int]:
+    """A machine with a GPU, with so many bytes free on each device."""
+    free = {"cpu": 2**20, "cuda": 2**20}
+    monkeypatch.setattr("course_utils.chatglm.memory.probe_gpu", lambda: T4)
+    monkeypatch.setattr("course_utils.chatglm.loading.free_bytes", lambda device: free[device.type])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: T4.capability)
+    return free
+
+
+def test_a_gpu_that_is_not_there_by_its_number(folder, free, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for number in (2, 7, 200):
+        message = error_of(load_chatglm, folder, device=f"cuda:{number}")
+        assert f"no device 'cuda:{number}'" in message and "2 GPU(s)" in message
+    assert memory.pick_device("cuda:1") == torch.device("cuda:1")
+
+
+# The fixture takes 535,808 bytes in float32 and 267,904 in float16; in int8 and int4 264,704 and 218,624 with the
+# rest in float32, 178,432 and 132,352 with the rest in float16.
+
+
+def test_too_little_memory(folder, free):
+    free["cpu"] = 2**18
     message = error_of(load_chatglm, folder, device="cpu")
-    assert "0.5 MiB" in message and "0.2 MiB are free" in message and "quantize='int8'" in message
-    load_chatglm(folder, device="cpu", quantize="int4", dtype="float16")  # the cure works
+    assert "take 0.5 MiB and 0.2 MiB are free on cpu" in message
+    assert "use quantize='int4', or take" in message  # the others would not fit
+    load_chatglm(folder, device="cpu", quantize="int4")  # the cure works
+    free["cpu"] = 270_000
+    assert "use dtype='float16' or quantize='int8' or quantize='int4', or" in error_of(
+        load_chatglm, folder, device="cpu"
+    )
+    free["cpu"] = 150_000
+    message = error_of(load_chatglm, folder, device="cpu", quantize="int8", dtype="float16")
+    assert "use quantize='int4', or take" in message
+    load_chatglm(folder, device="cpu", quantize="int4", dtype="float16")
+    free["cpu"] = 2**16
+    message = error_of(load_chatglm, folder, device="cpu", quantize="int4")
+    assert "close other programs" in message and "quantize" not in message
+
+
+def test_a_large_model_needs_room_for_a_conversation(monkeypatch):
+    assert memory.with_margin(4 * GIB) == 5 * GIB
+    monkeypatch.setattr("course_utils.chatglm.loading.free_bytes", lambda device: 4.5 * GIB)
+    cpu = torch.device("cpu")
+    assert "a conversation 1.0 GiB more, and 4.5 GiB are free" in error_of(loading._check_memory, 4 * GIB, cpu, {})
+    loading._check_memory(3 * GIB, cpu, {})
+
+
+def test_a_gpu_that_is_too_small(folder, free):
+    free |= {"cuda": 2**16, "cpu": 2**30}
+    assert ": use device='cpu', or take" in error_of(load_chatglm, folder)
+    assert ": use device='cpu', or take" in error_of(load_chatglm, folder, device="cuda", quantize="int4")
+    assert load_chatglm(folder, device="cpu").device.type == "cpu"
+    free["cuda"] = 230_000
+    assert ": use quantize='int4' or device='cpu', or take" in error_of(load_chatglm, folder)
+    free |= {"cuda": 2**16, "cpu": 230_000}
+    assert ": use device='cpu' + quantize='int4', or take" in error_of(load_chatglm, folder)
+    free |= {"cuda": 2**16, "cpu": 2**16}
+    assert ": close other programs" in error_of(load_chatglm, folder)
+
+
+@pytest.mark.parametrize(("kind", "eight", "free_now"), [("bnb-int8", True, 140_000), ("bnb-nf4", False, 134_000)])
+def test_too_little_memory_for_bitsandbytes(folder, free, monkeypatch, kind, eight, free_now):
+    """Only the matrices of the blocks shrink: a half or a quarter of everything would fit here."""
+    setting = SimpleNamespace(load_in_8bit=eight)
+    monkeypatch.setattr("course_utils.chatglm.quantization.bitsandbytes_config", lambda *_: setting)
+    free["cuda"] = free_now
+    message = error_of(load_chatglm, folder, dtype="float16", device="cuda", quantize=kind)
+    assert "weights take" in message and ": use quantize='int4' or device='cpu', or" in message
+
+
+def test_too_little_memory_to_convert(folder, free, tmp_path):
+    free["cpu"] = 2**18
+    message = error_of(convert, folder, tmp_path / "out")
+    assert "close other programs" in message and "quantize" not in message
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_progress_bar_of_a_long_load(folder, monkeypatch, capsys, shown):
+    from transformers.utils import logging
+
+    monkeypatch.setattr("course_utils.chatglm.loading.GIB", 1 if shown else GIB)
+    assert logging.is_progress_bar_enabled()
+    load_chatglm(folder, device="cpu")
+    assert ("Loading weights" in capsys.readouterr().err) == shown
+    assert logging.is_progress_bar_enabled()
+    # Who has switched the bars off keeps them off.
+    logging.disable_progress_bar()
+    try:
+        load_chatglm(folder, device="cpu")
+        assert not capsys.readouterr().err and not logging.is_progress_bar_enabled()
+    finally:
+        logging.enable_progress_bar()
 
 
 def test_too_little_disk(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     assert "free on the disk" in error_of(convert, folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "config.json"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_disk_that_fills_while_converting(folder, tmp_path, monkeypatch, error):
+    from transformers import GlmForCausalLM
+
+    def fill(self, path, **options):
+        Path(path).mkdir()
+        (Path(path) / "half").write_text("")
+        raise error
+
+    monkeypatch.setattr(GlmForCausalLM, "save_pretrained", fill)
+    message = error_of(convert, folder, tmp_path / "out")
+    assert "No space left on device" in message and "make room" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_conversion_overwrites_nothing_and_leaves_nothing_half_written(folder, tmp_path, monkeypatch):
@@ -179,6 +296,31 @@ def test_prefix_that_is_none_or_of_another_model(folder, tmp_path):
     message = error_of(load_prefix, model, FIXTURES / "v1_prefixproj")
     assert "trained for another model" in message
     assert model.state_dict().keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state": {0: {"step": torch.zeros(1)}}, "param_groups": []},
+        {"state_dict": {"transformer.prefix_encoder.embedding.weight": torch.zeros(4, 4)}},
+        {0: torch.zeros(1)},
+        [torch.zeros(1)],
+    ],
+)
+def test_file_that_is_no_dict_of_tensors(folder, tmp_path, content):
+    model = load_chatglm(folder, device="cpu")
+    torch.save(content, tmp_path / "optimizer.pt")
+    message = error_of(load_prefix, model, tmp_path / "optimizer.pt")
+    assert "optimizer.pt is not a dict of named tensors, as a pytorch_model.bin is" in message
+
+
+@pytest.mark.parametrize(("dtype", "word"), [(torch.float8_e4m3fn, "F8_E4M3"), (torch.bool, "BOOL")])
+def test_number_format_that_is_not_read(folder, dtype, word):
+    tensors = load_file(folder / "model.safetensors")
+    name = "transformer.output_layer.weight"
+    save_file(tensors | {name: tensors[name].to(dtype)}, folder / "model.safetensors")
+    message = error_of(load_chatglm, folder)
+    assert word in message and "float16" in message and "damaged" not in message
 
 
 def test_prompt_without_sop():

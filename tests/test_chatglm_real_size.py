@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from course_utils.chatglm.loading import model_class
+from course_utils.chatglm.memory import needed_bytes, needed_bytes_by_bitsandbytes
 from course_utils.chatglm.published import (
     StoredTensor,
     first_generation_config,
@@ -23,6 +24,13 @@ from course_utils.chatglm.published import (
 FIXTURES = Path(__file__).parent / "fixtures" / "chatglm"
 PARAMETERS = {"chatglm_6b": 6.173, "chatglm2_6b": 6.244, "chatglm3_6b": 6.244, "glm_4_9b_chat": 9.400}
 PUBLISHED_INDEX = {"chatglm2_6b": (200, 12_487_168_064), "chatglm3_6b": (200, 12_487_168_064)}
+# GiB in float16, int8 and NF4
+MEMORY = {
+    "chatglm_6b": (11.50, 6.25, 3.71),
+    "chatglm2_6b": (11.63, 6.31, 3.74),
+    "chatglm3_6b": (11.63, 6.31, 3.74),
+    "glm_4_9b_chat": (17.51, 9.91, 6.23),
+}
 TINY = ["v1_base", "v1_prefixproj", "v3_mqa2", "v3_mha", "v3_mqa2_prefix"]
 
 
@@ -99,6 +107,20 @@ def test_parameter_count(name):
     with torch.device("meta"):
         model = model_class(config)(config)
     assert round(sum(p.numel() for p in model.parameters()) / 1e9, 3) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_memory_before_anything_is_loaded(name):
+    raw = real_config(name)
+    stored = {key: StoredTensor(shape, torch.float16, None) for key, shape in published_layout(raw).items()}
+    if generation_of(raw) == 1:
+        ours = first_generation_tensors(stored, first_generation_config(raw))
+    else:
+        ours = native_tensors(stored, raw)
+    half, eight, four = (2**30 * gib for gib in MEMORY[name])
+    assert needed_bytes(ours, torch.float16) == pytest.approx(half, rel=0.003)
+    assert needed_bytes_by_bitsandbytes(ours, torch.float16, 8) == pytest.approx(eight, rel=0.003)
+    assert needed_bytes_by_bitsandbytes(ours, torch.float16, 4) == pytest.approx(four, rel=0.003)
 
 
 @pytest.mark.parametrize("name", [*PARAMETERS, *TINY])

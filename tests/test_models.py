@@ -234,6 +234,18 @@ def test_offline_is_offline(monkeypatch):
 def test_unknown_names_are_answered_with_the_known():
     with pytest.raises(CourseError, match="chatglm3-6b"):
         find_model("chatglm9")
+    with pytest.raises(CourseError, match=r"'int3'.* fp16, int8, nf4, float16, bfloat16, bnb-int8, int4, bnb-nf4"):
+        find_model("chatglm3-6b", number_format="int3")
+    with pytest.raises(CourseError, match="choose one of fp32, float32"):
+        find_model("bge-small-zh-v1.5", number_format="int8")
+
+
+def test_number_formats_go_by_the_words_of_the_loader_too(monkeypatch):
+    monkeypatch.setattr(models, "probe_gpu", lambda: GPU("small", (7, 5), 6, 5, ("sm_75",)))
+    for word in ("nf4", "int4", "bnb-nf4"):
+        assert "ModelScope: " in str(find_model("chatglm3-6b", number_format=word))  # there is room, but no hub
+    for word in ("float16", "bfloat16", "bnb-int8"):
+        assert "5.0 GiB free" in str(find_model("chatglm3-6b", number_format=word))
 
 
 # --- what is fetched
@@ -315,6 +327,22 @@ def test_a_cut_off_model_is_not_taken_for_one(monkeypatch):
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", here.url)
         assert find_model("chatglm3-6b").source == "stand-in"
         assert find_model("chatglm3-6b").source == "ModelScope"  # the next try finishes it
+
+
+def test_where_the_modelscope_cache_is_read_only_hugging_face_is_asked(monkeypatch):
+    mkdir = Path.mkdir
+
+    def refuse(path, *args, **options):
+        if "modelscope" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with hub() as here:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", here.url)
+        assert "ModelScope: [Errno 13] Permission denied" in find_model("chatglm3-6b").why.en
+        monkeypatch.setenv("HF_ENDPOINT", here.url)
+        assert find_model("chatglm3-6b").source == "Hugging Face"
 
 
 def test_a_full_disk_is_said_before_the_first_byte(monkeypatch):

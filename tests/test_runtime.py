@@ -91,6 +91,7 @@ def fake_torch(product=64.0**3, available=True, cuda_build="13.0"):
             get_device_capability=lambda index: (7, 5),
             mem_get_info=lambda index: (9 * GIB, 15 * GIB),
             memory_reserved=lambda index: 3 * GIB,
+            memory_allocated=lambda index: 1 * GIB,
             get_arch_list=lambda: list(PYPI),
         ),
     )
@@ -102,8 +103,19 @@ def probe_with(monkeypatch, **kwargs) -> GPU | None:
 
 
 def test_the_probe_reports_what_torch_says(monkeypatch):
-    # 9 GiB are free for all, 3 GiB more for this process.
-    assert probe_with(monkeypatch) == GPU("Tesla T4", (7, 5), 15.0, 12.0, PYPI, None)
+    # 9 GiB are free for all. Of the 3 that torch holds, 1 is in use and 2 are free for this process.
+    assert probe_with(monkeypatch) == GPU("Tesla T4", (7, 5), 15.0, 11.0, PYPI, None)
+
+
+def test_after_a_model_is_deleted_its_memory_counts_as_free(monkeypatch):
+    """torch keeps it. `load_chatglm` and `find_model` go by the same number."""
+    import torch
+
+    from course_utils.chatglm.memory import free_bytes
+
+    for name in ("mem_get_info", "memory_reserved", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, getattr(fake_torch().cuda, name))
+    assert free_bytes(torch.device("cuda")) == 11 * GIB
 
 
 def test_the_probe_keeps_the_first_line_of_a_failed_kernel(monkeypatch):

@@ -8,10 +8,10 @@ import torch
 
 from course_utils.chatglm import quantization
 from course_utils.chatglm.loading import convert, load_chatglm, model_class, translate
-from course_utils.chatglm.memory import free_bytes, gib, needed_bytes
+from course_utils.chatglm.memory import free_bytes, gib, needed_bytes, with_margin
 from course_utils.chatglm.published import PREFIX_NAMES, generation_of, read_config, weight_files
 from course_utils.messages import CourseError
-from course_utils.runtime import GIB, gpu_obstacle, probe_gpu
+from course_utils.runtime import gpu_obstacle, probe_gpu
 
 NAMES = {1: "ChatGLM-6B", 2: "ChatGLM2-6B", 3: "ChatGLM3-6B", 4: "GLM-4"}
 
@@ -47,8 +47,7 @@ def inspect(folder: Path) -> str:
         places["GPU"] = free_bytes(torch.device("cuda"))
     lines.append("fits here   " + ", ".join(f"{place} has {gib(free)} free" for place, free in places.items()))
     for option, need in options.items():
-        # A gibibyte on top: the cache of a conversation, and what a step computes with.
-        fits = ", ".join(f"{place} {'yes' if need + GIB <= free else 'no'}" for place, free in places.items())
+        fits = ", ".join(f"{place} {'yes' if with_margin(need) <= free else 'no'}" for place, free in places.items())
         lines.append(f"  {option:18} {gib(need):>10}   {fits}")
     return "\n".join(lines)
 

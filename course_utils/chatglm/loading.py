@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, GenerationConfig, GlmForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from course_utils.chatglm import quantization
-from course_utils.chatglm.memory import free_bytes, gib, needed_bytes, pick_device
+from course_utils.chatglm.memory import (
+    free_bytes,
+    gib,
+    needed_bytes,
+    needed_bytes_by_bitsandbytes,
+    pick_device,
+    with_margin,
+)
 from course_utils.chatglm.modeling import ChatGLM1Config, ChatGLM1ForCausalLM
 from course_utils.chatglm.prefix import prefix_tensors, set_prefix
 from course_utils.chatglm.published import (
@@ -62,7 +70,8 @@ def load_chatglm(
 
     chosen_device = pick_device(device)
     chosen_dtype = _pick_dtype(dtype, raw, chosen_device)
-    if quantize in quantization.ROWWISE and getattr(config, "quantization_config", None) is None:
+    plain = tensors if getattr(config, "quantization_config", None) is None else {}  # what can still be quantised
+    if quantize in quantization.ROWWISE and plain:
         bits = quantization.ROWWISE[quantize]
         tensors = quantization.quantized_tensors(tensors, bits)
         config.quantization_config = {"quant_method": "rowwise", "bits": bits}
@@ -70,8 +79,8 @@ def load_chatglm(
     _check_names_and_shapes(config, tensors, folder)
     need = needed_bytes(tensors, chosen_dtype)
     if by_library is not None:
-        need //= 2 if by_library.load_in_8bit else 4
-    _check_memory(need, chosen_device, quantize)
+        need = needed_bytes_by_bitsandbytes(tensors, chosen_dtype, 8 if by_library.load_in_8bit else 4)
+    _check_memory(need, chosen_device, _cheaper(plain, chosen_dtype, quantize))
 
     with _progress_bar(need > GIB), closing_files():
         model = model_class(config).from_pretrained(
@@ -134,8 +143,13 @@ def convert(folder: str | Path, out: str | Path) -> Path:
 
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.model", "ice_text.model"))
     tokenizer = load_tokenizer(folder) if has_tokenizer else None
+    # Loading checks this as well, but there the caller can quantise and here not.
+    raw = read_config(folder)
+    dtype = _pick_dtype("auto", raw, torch.device("cpu"))
+    _check_memory(needed_bytes(translate(folder, raw)[1], dtype), torch.device("cpu"), {})
     need = sum(file.stat().st_size for file in weight_files(folder))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out.parent).free
     if need > free:
         raise CourseError(
@@ -146,14 +160,29 @@ def convert(folder: str | Path, out: str | Path) -> Path:
         )
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
+    model = load_chatglm(folder, device="cpu")
     try:
-        load_chatglm(folder, device="cpu").save_pretrained(unfinished)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(unfinished)
-        os.replace(unfinished, out)
+        with _writing(out):
+            model.save_pretrained(unfinished)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(unfinished)
+            os.replace(unfinished, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return out
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """What the disk refuses is told in one line. safetensors has an error of its own for it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CourseError(
+            f"{out} could not be written ({error}): make room on its disk, or give a folder on another disk "
+            "that you may write to.",
+            f"无法写入 {out}（{error}）：请在该磁盘上腾出空间，或给出另一块磁盘上有写入权限的文件夹。",
+        ) from None
 
 
 def _pick_dtype(dtype: str | torch.dtype, raw: dict[str, Any], device: torch.device) -> torch.dtype:
@@ -217,19 +246,39 @@ def _check_names_and_shapes(config: PreTrainedConfig, tensors: Tensors, folder: 
     )
 
 
-def _check_memory(need: int, device: torch.device, quantize: str | None) -> None:
+def _cheaper(plain: Tensors, dtype: torch.dtype, quantize: str | None) -> dict[str, int]:
+    """What the caller could ask for instead, and the bytes it takes. `plain` is empty if the files are quantised."""
+    if not plain:
+        return {}
+    cheaper = {}
+    if quantize is None and dtype is torch.float32:
+        cheaper["dtype='float16'"] = needed_bytes(plain, torch.float16)
+    for kind, bits in quantization.ROWWISE.items():
+        cheaper[f"quantize={kind!r}"] = needed_bytes(quantization.quantized_tensors(plain, bits), dtype)
+    return cheaper
+
+
+def _check_memory(need: int, device: torch.device, cheaper: dict[str, int]) -> None:
+    """Compare what the weights need with what is free, and name a cure that works here."""
     free = free_bytes(device)
-    if need <= free:
+    if with_margin(need) <= free:
         return
-    cure = ("close other programs", "关闭其他程序")
-    if quantize is None:
-        cure = (
-            "use quantize='int8' or 'int4', or a smaller dtype",
-            "使用 quantize='int8' 或 'int4'，或更小的 dtype",
-        )
+    cures = [option for option, less in cheaper.items() if with_margin(less) <= free]
+    if device.type == "cuda":
+        host = free_bytes(torch.device("cpu"))
+        on_cpu = {"device='cpu'": need}
+        if not cures:
+            on_cpu |= {f"device='cpu' + {option}": less for option, less in cheaper.items()}
+        cures += [option for option, less in on_cpu.items() if with_margin(less) <= host][:1]
+    english, chinese = "close other programs", "关闭其他程序"
+    if cures:
+        english, chinese = f"use {' or '.join(cures)}", f"使用 {' 或 '.join(cures)}"
+    margin = with_margin(need) - need
+    more = (f", a conversation {gib(margin)} more,", f"，对话还需 {gib(margin)}") if margin else ("", "")
     raise CourseError(
-        f"The weights take {gib(need)} and {gib(free)} are free on {device}: {cure[0]}, or take a smaller model.",
-        f"权重需要 {gib(need)}，而 {device} 上只剩 {gib(free)}：请{cure[1]}，或换用较小的模型。",
+        f"The weights take {gib(need)}{more[0]} and {gib(free)} are free on {device}: {english}, or take a "
+        "smaller model.",
+        f"权重需要 {gib(need)}{more[1]}，而 {device} 上只剩 {gib(free)}：请{chinese}，或换用较小的模型。",
     )
 
 

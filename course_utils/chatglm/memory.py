@@ -4,8 +4,9 @@ import psutil
 import torch
 
 from course_utils.chatglm.published import Tensors
+from course_utils.chatglm.quantization import quantized_tensors
 from course_utils.messages import CourseError
-from course_utils.runtime import GIB, gpu_obstacle, probe_gpu
+from course_utils.runtime import GIB, free_gpu_bytes, gpu_obstacle, probe_gpu
 
 
 def needed_bytes(tensors: Tensors, dtype: torch.dtype) -> int:
@@ -16,10 +17,33 @@ def needed_bytes(tensors: Tensors, dtype: torch.dtype) -> int:
     )
 
 
+def needed_bytes_by_bitsandbytes(tensors: Tensors, dtype: torch.dtype, bits: int) -> int:
+    """What these tensors take once bitsandbytes has made 8 or 4 bits of the matrices of the blocks, and only of those.
+
+    It takes the same matrices as our own format; in 4 bits it keeps a scale of a byte for every 64 numbers, and a
+    float32 for every 256 scales.
+    """
+    quantized = quantized_tensors(tensors, bits)
+    need = needed_bytes(quantized, dtype)
+    if bits == 4:
+        packed = sum(torch.Size(t.shape).numel() for t in quantized.values() if t.dtype is torch.int8)
+        need += packed // 32 + packed // 2048  # two numbers in a byte
+    return need
+
+
+def with_margin(need: int) -> int:
+    """What has to be free for weights of `need` bytes to be of use.
+
+    A gibibyte on top is for the cache of a conversation, and what a step computes with. For the small models of the
+    course that is too little to ask for.
+    """
+    return need + GIB if need >= GIB else need
+
+
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on `device` now."""
+    """Memory on `device` that this process can have now."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return free_gpu_bytes(device)
     return psutil.virtual_memory().available
 
 
@@ -29,13 +53,21 @@ def pick_device(device: str | torch.device) -> torch.device:
         return torch.device("cpu" if gpu_obstacle(probe_gpu()) else "cuda")
     try:
         chosen = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise CourseError(
             f"There is no device {device!r}: give 'auto', 'cpu', 'cuda' or 'cuda:1'.",
             f"没有设备 {device!r}：请给出 'auto'、'cpu'、'cuda' 或 'cuda:1'。",
         ) from None
-    if chosen.type == "cuda" and (obstacle := gpu_obstacle(probe_gpu())):
-        raise CourseError(f"{obstacle.en}: use device='cpu'.", f"{obstacle.zh}：请用 device='cpu'。")
+    if chosen.type == "cuda":
+        if obstacle := gpu_obstacle(probe_gpu()):
+            raise CourseError(f"{obstacle.en}: use device='cpu'.", f"{obstacle.zh}：请用 device='cpu'。")
+        count = torch.cuda.device_count()
+        # torch.device makes negative numbers of those above 127.
+        if chosen.index is not None and not 0 <= chosen.index < count:
+            raise CourseError(
+                f"There is no device {device!r}: torch sees {count} GPU(s), counted from 0. Give 'cuda:0' or 'auto'.",
+                f"没有设备 {device!r}：torch 找到 {count} 块 GPU，从 0 开始编号。请给出 'cuda:0' 或 'auto'。",
+            )
     return chosen
 
 

@@ -247,6 +247,12 @@ def open_safetensors(file: Path) -> Tensors:
             length = int.from_bytes(content.read(8), "little")
             header = json.loads(content.read(length))
         header.pop("__metadata__", None)
+        if unknown := sorted({entry["dtype"] for entry in header.values()} - _SAFETENSORS_DTYPES.keys()):
+            raise CourseError(
+                f"{file} holds numbers in the format {unknown[0]}, which is not read here: take the files in float16 "
+                "or bfloat16.",
+                f"{file} 中有 {unknown[0]} 格式的数，这里不支持读取：请改用 float16 或 bfloat16 的文件。",
+            )
         return {name: _stored(file, 8 + length, entry) for name, entry in header.items()}
     except (SafetensorError, KeyError, OSError):
         raise damaged(file) from None
@@ -304,6 +310,15 @@ def open_bin(file: Path) -> Tensors:
         content = _load_bin(file, changed)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError):
         raise damaged(file) from None
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
+        raise CourseError(
+            f"{file} is not a dict of named tensors, as a pytorch_model.bin is: give such a file; where the weights "
+            "are one entry of this one, save that entry alone.",
+            f"{file} 不是由名称和张量组成的字典（pytorch_model.bin 是这样的）：请给出这样的文件；"
+            "如果权重只是其中一项，请把这一项单独保存。",
+        )
 
     def read_rows(name: str, rows: Rows) -> Tensor:
         part = _load_bin(file, changed)[name][rows]
