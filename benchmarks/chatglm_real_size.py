@@ -1,9 +1,10 @@
 """Load and run a ChatGLM3-6B of real size with random weights: seconds, peak memory, speed of decoding.
 
-    python benchmarks/chatglm_real_size.py FOLDER [--device cuda | meta] [--quantize int4] [--keep]
+    python benchmarks/chatglm_real_size.py FOLDER [--device cuda | meta] [--quantize int4] [--train lora]
 
-Writes 12.5 GB of random float16 weights in the published layout to FOLDER (which must not exist), measures in
-processes of their own, prints what it measured and deletes FOLDER again. On a CPU, 14 GB of free memory are
+Writes 12.5 GB of random float16 weights in the published layout to FOLDER, measures in processes of their own,
+prints what it measured and deletes FOLDER again; one that was there before is used and stays. With `--train`
+two steps of the course's recipe (`data/finetune/`) follow, on texts as long as it allows. On a CPU, 14 GB of free memory are
 needed for float16. A GPU is held to 15 GiB, as on a T4, and the host memory that loading took is compared
 with its bound: 3 GiB, which Python, torch and CUDA take up before, and the largest shard. Without a GPU,
 `--device meta` shows the host's side of it: every weight is read and made ready, and the device keeps none.
@@ -88,7 +89,7 @@ def peak() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / GIB
 
 
-def measure(folder: Path, device: str, quantize: str | None, tokens: int) -> None:
+def measure(folder: Path, device: str, quantize: str | None, tokens: int, train: str | None) -> None:
     """Load once and decode a little, in this process."""
     from transformers.generation.streamers import BaseStreamer
 
@@ -150,7 +151,7 @@ def measure(folder: Path, device: str, quantize: str | None, tokens: int) -> Non
         def end(self) -> None:
             pass
 
-    ids = torch.randint(10, 60000, (1, 16), device=model.device)
+    ids = torch.randint(10, model.config.vocab_size, (1, 16), device=model.device)
     clock = Clock()
     clock.times = []
     model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, streamer=clock)
@@ -160,6 +161,32 @@ def measure(folder: Path, device: str, quantize: str | None, tokens: int) -> Non
     print(f"peak host memory at the end: {peak():.2f} GiB")
     if gpu:
         print(f"peak GPU memory at the end: {torch.cuda.max_memory_allocated() / GIB:.2f} GiB")
+    if train:
+        measure_training(model, train)
+
+
+def measure_training(model: torch.nn.Module, method: str) -> None:
+    """Two steps of the recipe with texts of random tokens, each as long as the recipe allows."""
+    from course_utils import finetune
+
+    recipe = {"ptuning": "ptuning_adgen.yaml", "lora": "lora_magic_conch.yaml"}[method]
+    settings = finetune.read_settings(ROOT / "data" / "finetune" / recipe, method)
+    settings = settings.model_copy(update={"max_steps": 2, "output_dir": None, "quantization_bit": None})
+    length = settings.cutoff_len or settings.max_source_length + settings.max_target_length
+    rows = torch.randint(10, model.config.vocab_size, (settings.gradient_accumulation_steps, length)).tolist()
+    examples = [{"input_ids": ids, "labels": [-100] * (length // 2) + ids[length // 2 :]} for ids in rows]
+    gpu = model.device.type == "cuda"
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    tuned = finetune.add_adapter(model, settings)
+    begin = time.perf_counter()
+    history = finetune.train(tuned, examples, settings)
+    seconds = (time.perf_counter() - begin) / 2
+    memory = f"GPU memory {torch.cuda.max_memory_allocated() / GIB:.2f}" if gpu else f"host memory {peak():.2f}"
+    print(
+        f"{method}: one step of {len(rows)} texts of {length} tokens takes {seconds:.1f} s, peak {memory} GiB; "
+        f"loss {history.loss[-1][1]:.2f}"
+    )
 
 
 def main() -> None:
@@ -168,13 +195,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quantize")
     parser.add_argument("--tokens", type=int, default=8)
+    parser.add_argument("--train", choices=["ptuning", "lora"])
     parser.add_argument("--keep", action="store_true", help="leave the folder; a later run uses it")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        measure(given.folder, given.device, given.quantize, given.tokens)
+        measure(given.folder, given.device, given.quantize, given.tokens, given.train)
         return
-    if not given.folder.exists():
+    ours = not given.folder.exists()
+    if ours:
         write_folder(given.folder)
     try:
         subprocess.run(
@@ -183,7 +212,7 @@ def main() -> None:
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
     finally:
-        if not given.keep:
+        if ours and not given.keep:
             shutil.rmtree(given.folder)
 
 

@@ -647,6 +647,51 @@ def chatglm_memory(
     return Explorer("memory of a model and its conversations", draw, controls)
 
 
+def prefix(
+    needed: Callable[..., tuple[int, dict[str, float]]],
+    models: dict[str, object],
+    limits: dict[str, float],
+    *,
+    model: str = "",
+    pre_seq_len: int = 128,
+    batch: int = 1,
+) -> Explorer:
+    """Explorer of notebook 10: model, prefix length, texts at once → trained numbers, memory of the training.
+
+    Args:
+        needed: takes (model, pre_seq_len, batch) and returns the numbers that are trained, and GiB by part.
+        models: name → what `needed` takes.
+        limits: GPU → GiB that it offers.
+        model, pre_seq_len, batch: what is shown first.
+    """
+    import ipywidgets
+
+    from course_utils import plots
+
+    model = model or next(iter(models))
+    one_of("model", model, models)
+    between("pre_seq_len", pre_seq_len, 1, 2048)
+    between("batch", batch, 1, 32)
+
+    def draw(model, pre_seq_len, batch):
+        trained, parts = needed(models[model], pre_seq_len, batch)
+        figure = plots.stacked_bars({model: parts}, "GiB", limits)
+        figure.suptitle(f"prefix of {pre_seq_len}, {batch} at once: {trained:,} numbers trained", fontsize=10)
+        return figure
+
+    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
+    controls = {
+        "model": ipywidgets.Dropdown(options=list(models), value=model, description="model"),
+        "pre_seq_len": ipywidgets.SelectionSlider(
+            options=[2**power for power in range(12)], value=pre_seq_len, description="pre_seq_len", **shared
+        ),
+        "batch": ipywidgets.SelectionSlider(
+            options=[2**power for power in range(6)], value=batch, description="texts at once", **shared
+        ),
+    }
+    return Explorer("what a prefix trains and what it takes", draw, controls)
+
+
 def lora(
     needed: Callable[..., tuple[int, int, dict[str, float]]],
     models: dict[str, object],

@@ -1,6 +1,7 @@
 """Fine-tuning of tiny models of three generations: examples, training, checkpoints, and everything that goes wrong."""
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -385,8 +386,9 @@ def test_only_the_last_checkpoints_stay_where_that_is_asked(base, tmp_path):
     settings = but(LORA, output_dir=tmp_path / "out", save_total_limit=2)
     with pytest.raises(KeyboardInterrupt):
         trained(base, settings, callbacks=[killed_at(5)])
+    copy = shutil.copytree(tmp_path / "out" / "checkpoint-000002", tmp_path / "out" / "checkpoint-000002-mine")
     trained(base, but(settings, save_total_limit=1), resume=True)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["adapter", "checkpoint-000006"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["adapter", copy.name, "checkpoint-000006"]
 
 
 def test_a_run_is_not_overwritten_nor_mixed_with_another(base, tmp_path):

@@ -47,10 +47,10 @@ def recipe(tmp_path_factory):
     }
 
 
-def config(folder, settings):
+def config(folder, settings, method="lora"):
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
-    return ["lora", "--config", str(file)]
+    return [method, "--config", str(file)]
 
 
 def outcome(folder):
@@ -72,6 +72,21 @@ def test_a_run_from_the_command_line_which_then_is_over(recipe, capsys):
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in (root / "one").glob("checkpoint-*/**/*")} == times
     assert outcome(root / "one")[0] == history
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [("ptuning", {"pre_seq_len": 4, "learning_rate": 0.1}), ("lora", {"quantization_bit": 4, "lora_dropout": 0.0})],
+    ids=["ptuning", "4 bits"],
+)
+def test_the_other_ways_from_the_command_line(recipe, tmp_path, method, changes):
+    _, settings = recipe
+    settings = {name: value for name, value in settings.items() if name != "lora_dropout"}
+    assert main(config(tmp_path, settings | changes | {"output_dir": str(tmp_path / "out")}, method)) == 0
+    history, weights = outcome(tmp_path / "out")
+    assert [step for step, _ in history["loss"]] == [1, 2, 3] and all(
+        value.isfinite().all() for value in weights.values()
+    )
 
 
 def test_two_processes_learn_the_same_as_one(recipe):

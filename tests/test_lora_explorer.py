@@ -1,4 +1,4 @@
-"""Explorer of notebook 11: what it counts for a rank, and what moves when a control does."""
+"""Explorers of notebooks 10 and 11: what they count, and what moves when a control does."""
 
 import pytest
 
@@ -16,6 +16,14 @@ def explorer(**settings) -> explorers.Explorer:
     return explorers.lora(needed, {"small": 1, "large": 20}, {"all": 7, "q and v": 2}, {"T4": 14.6}, **settings)
 
 
+def prefix(**settings) -> explorers.Explorer:
+    def needed(model, pre_seq_len, batch):
+        return 10 * pre_seq_len, {"weights": model, "activations": batch / 2}
+
+    plots.use_course_style()
+    return explorers.prefix(needed, {"small": 1, "large": 20}, {"T4": 14.6}, **settings)
+
+
 def test_the_title_counts_what_is_trained():
     shown = explorer(rank=4, alpha=8)
     figure = shown.draw(**{name: control.value for name, control in shown.controls.items()})
@@ -23,23 +31,44 @@ def test_the_title_counts_what_is_trained():
     assert [bar.get_width() for bar in figure.axes[0].patches] == pytest.approx([1, 16 * 28000 / GIB])
 
 
-@pytest.mark.parametrize("control, value", [("model", "large"), ("target", "q and v"), ("rank", 64), ("alpha", 2)])
-def test_a_moved_control_draws_a_new_figure(control, value):
-    shown = explorer()
+def test_the_title_counts_what_a_prefix_trains():
+    shown = prefix(pre_seq_len=64, batch=4)
+    figure = shown.draw(**{name: control.value for name, control in shown.controls.items()})
+    assert figure._suptitle.get_text() == "prefix of 64, 4 at once: 640 numbers trained"
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "make, control, value",
+    [
+        (explorer, "model", "large"),
+        (explorer, "target", "q and v"),
+        (explorer, "rank", 64),
+        (explorer, "alpha", 2),
+        (prefix, "model", "large"),
+        (prefix, "pre_seq_len", 2),
+        (prefix, "batch", 32),
+    ],
+)
+def test_a_moved_control_draws_a_new_figure(make, control, value):
+    shown = make()
     before = shown.image.value
     shown.controls[control].value = value
     assert shown.image.value != before
 
 
 @pytest.mark.parametrize(
-    "settings, says",
+    "make, settings, says",
     [
-        ({"model": "medium"}, "choose one of small, large"),
-        ({"target": "k"}, "choose one of all"),
-        ({"rank": 0}, "rank"),
+        (explorer, {"model": "medium"}, "choose one of small, large"),
+        (explorer, {"target": "k"}, "choose one of all"),
+        (explorer, {"rank": 0}, "rank"),
+        (prefix, {"model": "medium"}, "choose one of small, large"),
+        (prefix, {"pre_seq_len": 0}, "pre_seq_len"),
+        (prefix, {"batch": 99}, "from 1 to 32"),
     ],
 )
-def test_bad_input_gets_one_line(settings, says):
+def test_bad_input_gets_one_line(make, settings, says):
     with pytest.raises(CourseError) as problem:
-        explorer(**settings)
+        make(**settings)
     assert says in problem.value.text.en

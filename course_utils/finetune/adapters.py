@@ -98,8 +98,9 @@ def load_trained(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel 
 
 
 def checkpoints_in(folder: Path | None) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    return sorted(folder.glob("checkpoint-*")) if folder else []
+    """The checkpoints of a run, oldest first; what else lies there, such as a copy of one, is not among them."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name[11:].isdecimal()] if folder else []
+    return sorted(found, key=lambda path: int(path.name[11:]))
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -115,8 +115,8 @@ class _Run:
     accelerator: Accelerator
     history: History = field(default_factory=History)
     step: int = 0
-    recent: list[float] = field(default_factory=list)
-    """The losses since the last point in the history."""
+    recent: list[tuple[float, int]] = field(default_factory=list)
+    """The losses since the last point in the history, each with its number of answer tokens."""
     best: dict[str, Tensor] = field(default_factory=dict)
     """The trained parameters at the best validation, where early stopping is on."""
 
@@ -142,8 +142,8 @@ class _Run:
         if self.step == 0 and self.validation:
             self.validate()
         while self.step < self.total and not self.history.stopped_early:
-            loss = self.one_step()
-            self.note(loss)
+            loss, tokens = self.one_step()
+            self.note(loss, tokens)
             for callback in callbacks if self.accelerator.is_main_process else ():
                 callback(Step(self.step, self.total, loss, self.history, self.accelerator.device))
             last = self.step == self.total or self.history.stopped_early
@@ -155,7 +155,7 @@ class _Run:
             self.save_adapter()
         return self.history
 
-    def one_step(self) -> float:
+    def one_step(self) -> tuple[float, int]:
         settings, accelerator = self.settings, self.accelerator
         self.wrapped.train()
         examples = [self.examples[i] for i in _chosen(self.step, self.total, self.batch, self.lengths, settings.seed)]
@@ -180,14 +180,15 @@ class _Run:
                 self.prepared.zero_grad()
         if not accelerator.optimizer_step_was_skipped:
             self.scheduler.step()
-        return loss.item()
+        return loss.item(), tokens
 
-    def note(self, loss: float) -> None:
+    def note(self, loss: float, tokens: int) -> None:
         """Write the history, and validate where that is due."""
         settings = self.settings
-        self.recent.append(loss)
+        self.recent.append((loss, tokens))
         if self.step % settings.logging_steps == 0 or self.step == self.total:
-            self.history.loss.append((self.step, sum(self.recent) / len(self.recent)))
+            mean = sum(loss * tokens for loss, tokens in self.recent) / sum(tokens for _, tokens in self.recent)
+            self.history.loss.append((self.step, mean))
             self.history.learning_rate.append((self.step, self.scheduler.get_last_lr()[0]))
             self.recent = []
         every = settings.eval_steps or settings.save_steps
@@ -316,7 +317,7 @@ class _Run:
         # The new one is whole before an old one goes.
         if self.settings.save_total_limit and self.accelerator.is_main_process:
             for old in checkpoints_in(self.settings.output_dir)[: -self.settings.save_total_limit]:
-                shutil.rmtree(old)
+                shutil.rmtree(old, ignore_errors=True)  # one that is in use goes next time
 
     def save_adapter(self) -> None:
         """The result, in output_dir/adapter."""
@@ -368,6 +369,7 @@ def evaluate(
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     device = next(model.parameters()).device
     mine = sorted(examples, key=lambda example: len(example["labels"]))[rank::processes]
+    model = getattr(model, "module", model)  # data parallel, processes would wait for one that has no example
     training = model.training
     model.eval()
     total = torch.zeros((), device=device)
