@@ -49,20 +49,23 @@ def test_rates_rise_stay_and_fall_to_their_floor():
     assert rates[100:] == sorted(rates[100:], reverse=True) and 0.2 < rates[199] < 0.21
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoint = tmp_path / "training.safetensors"
     training.save_checkpoint(checkpoint, {"a": torch.ones(2)}, {"step": 1})
-
-    def full(tensors, path, metadata):
-        Path(path).write_bytes(b"half a file")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(training, "save_file", full)
-    with pytest.raises(CourseError, match=r"No space left.*last one is untouched"):
-        training.save_checkpoint(checkpoint, {"a": torch.zeros(2)}, {"step": 2})
-    tensors, notes = training.load_checkpoint(checkpoint)
-    assert notes == {"step": 1} and torch.equal(tensors["a"], torch.ones(2))
-    assert [file.name for file in tmp_path.iterdir()] == ["training.safetensors"]
+    training.save_published(tmp_path, {"b": torch.ones(2)}, {"hidden_size": 2})
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    large = torch.zeros(10_000)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))  # to a program, as if there were no more room
+        with pytest.raises(CourseError, match=r"training\.safetensors could not.*last checkpoint is untouched"):
+            training.save_checkpoint(checkpoint, {"a": large}, {"step": 2})
+        with pytest.raises(CourseError, match=r"model\.safetensors could not.*same command again"):
+            training.save_published(tmp_path, {"b": large}, {"hidden_size": 3})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
@@ -76,7 +79,8 @@ def test_the_written_folder_computes_what_was_trained(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(source.read_bytes())
     tokenizer = load_tokenizer_of(tmp_path)
     model = chatglm3_tiny.new_model(64 * (len(tokenizer) // 64 + 1)).eval()
-    chatglm3_tiny.write(model, tmp_path)
+    config = chatglm3_tiny.published_config(model.config)
+    training.save_published(tmp_path, training.published_chatglm3(model), config)
     loaded = load_chatglm(tmp_path, dtype="float32", device="cpu")
     ids = tokenizer("小猫在沙发上", return_tensors="pt")["input_ids"]
     with torch.no_grad():
@@ -225,6 +229,11 @@ def grams(text: str) -> set[str]:
     return {text[i : i + 8] for i in range(len(text) - 7)}
 
 
+def bare(text: str) -> str:
+    """The text without its marks and spaces."""
+    return re.sub(r"[\W_]", "", text).lower()
+
+
 def test_no_held_out_item_is_drawn_in_training():
     rng = random.Random(1)
     draws = chatglm3_tiny.draw, chatglm3_tiny.draw_for_grown, chatglm3_tiny.draw_last
@@ -248,11 +257,20 @@ def test_no_held_out_item_is_drawn_in_training():
 def test_held_out_names_and_wordings_never_occur_in_training():
     rng = random.Random(2)
     for _ in range(3000):
-        for kind in ("company", "city"):
-            stem = tasks.VALUES[kind](rng, "train")[:2]
-            assert not tasks._held_out(stem)
-    trained_on = {wording for wordings, _ in smalltalk.topics("train") for wording in wordings}
-    held_out = {wording for wordings, _ in smalltalk.topics("heldout") for wording in wordings}
+        for kind in ("company", "city", "person"):
+            name = tasks.VALUES[kind](rng, "train")
+            assert not tasks._held_out(name if kind == "person" else name[:2])
+            assert not tasks._held_out(tasks._english_name(rng, "train", "person"))
+        assert not any(map(tasks._held_out, tasks.draw_labels(rng, "train", 4)))
+    # However a reader begins and ends it, and whatever marks stand in it.
+    trained_on = {
+        bare(start + wording + end)
+        for wordings, _ in smalltalk.topics("train")
+        for wording in wordings
+        for start in smalltalk.STARTS
+        for end in smalltalk.ENDS
+    }
+    held_out = {bare(wording) for wordings, _ in smalltalk.topics("heldout") for wording in wordings}
     assert not trained_on & held_out
 
 
@@ -262,6 +280,9 @@ def test_written_questions_are_answered_by_their_passages():
             assert question[-1] in "？?", question
             assert answer == tasks.UNANSWERED or any(answer in passage for passage in passages), (passages, question)
     held_out = {q.question for q in tasks.load_questions_of("dev")}
+    passages = {evidence.passage for q in tasks.load_questions_of("dev") for evidence in q.evidence}
+    shown = [text for texts in tasks._shown_passages().values() for text in texts]
+    assert not [passage for passage in passages for text in [*shown, *tasks._passages("train")] if passage in text]
     found = tasks._everyday()
     assert len(found) > 1000 and not held_out & {question for _, question, _ in found}
 

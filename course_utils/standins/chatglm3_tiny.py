@@ -3,9 +3,7 @@
 Embedding and output matrices share their weights while it is trained and are written as two, as published.
 """
 
-import json
 import math
-import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -14,7 +12,6 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
@@ -28,6 +25,7 @@ from course_utils.standins.training import (
     Schedule,
     load_checkpoint,
     published_chatglm3,
+    save_published,
     train_tokenizer,
 )
 from course_utils.standins.training import train as run_training
@@ -56,7 +54,7 @@ GROWN = Size(256, 6, 6, 3, 512, ((3, 0), (4, 0), (4, 2)))
 NEW_LAYER = 2  # the one that the small network does not have
 MATCHING_LAYERS = (0, 1, 2)  # where a new head begins by looking at words that mean about the same
 SCHEDULE = Schedule(steps=4500, early=0.18, decay=0.4, floor=0.33)
-GROWN_SCHEDULE = Schedule(steps=5000, muon_rate=0.015, embedding_rate=1e-2, adam_rate=1.5e-3, seed=20240606)
+GROWN_SCHEDULE = Schedule(steps=6500, muon_rate=0.015, embedding_rate=1e-2, adam_rate=1.5e-3, seed=20240606)
 LAST_SCHEDULE = Schedule(steps=1000, muon_rate=0.006, embedding_rate=4e-3, adam_rate=6e-4, decay=1.0, seed=20240607)
 EARLIER = 0.25  # how much of the weights before the last steps stays: a mean of both is better than either
 LAST = 0.77  # of the grown network's steps: from here on more facts, which suffer beside the documents
@@ -183,7 +181,7 @@ def grow(small: nn.Module, meanings: Tensor) -> nn.Module:
         for i, layer in enumerate(model.model.layers):
             attention, mlp = layer.self_attn, layer.mlp
             if i in MATCHING_LAYERS:
-                match(attention, head=SMALL.heads, meanings_from=kept)
+                match(attention)
             if i == NEW_LAYER:
                 attention.o_proj.weight.zero_()
                 mlp.down_proj.weight.zero_()
@@ -241,21 +239,18 @@ def look_back(attention: nn.Module, head: int, distance: int) -> None:
         attention.q_proj.bias[start + 1 : start + rotated : 2] = -strength * torch.sin(angle)
 
 
-def match(attention: nn.Module, head: int, meanings_from: int) -> None:
-    """Let a head begin by looking at tokens before it that mean about the same, by the meanings in the embeddings.
+def match(attention: nn.Module) -> None:
+    """Let the first new head begin by looking at tokens before it that mean about the same, by the new embeddings.
 
     The part of the head that is not rotated compares them; the quickest pairs of the rotated part keep it from
     looking at its own place.
     """
-    rotated = HEAD_DIM // 2
+    rotated, head, meanings = HEAD_DIM // 2, SMALL.heads, SMALL.hidden_size
     start, group = head * HEAD_DIM, head // (GROWN.heads // GROWN.groups) * HEAD_DIM
     with torch.no_grad():
         for projection, first, bias in ((attention.q_proj, start, -3.5), (attention.k_proj, group, 3.5)):
             projection.weight[first : first + HEAD_DIM] = 0
-            compared = (
-                slice(first + rotated, first + HEAD_DIM),
-                slice(meanings_from, meanings_from + HEAD_DIM - rotated),
-            )
+            compared = slice(first + rotated, first + HEAD_DIM), slice(meanings, meanings + HEAD_DIM - rotated)
             projection.weight[compared] = 1.5 * torch.eye(HEAD_DIM - rotated)
             projection.bias[first : first + 8 : 2] = bias
 
@@ -366,16 +361,6 @@ def _draw_one(rng: random.Random, shares: dict, answerable: float) -> tasks.Conv
     return task(rng, "train")
 
 
-def write(model: nn.Module, folder: Path) -> None:
-    """The published files beside the tokenizer: config.json and model.safetensors."""
-    tensors = published_chatglm3(model)
-    part = folder / "model.part"
-    save_file(tensors, part, metadata={"format": "pt"})
-    os.replace(part, folder / "model.safetensors")
-    (folder / "config.json.part").write_text(json.dumps(published_config(model.config), indent=2) + "\n")
-    os.replace(folder / "config.json.part", folder / "config.json")
-
-
 def make_tokenizer(folder: Path) -> ChatGLM3Tokenizer:
     """Train the tokenizer on conversations as the model will see them, once."""
     path = folder / "tokenizer.model"
@@ -400,13 +385,14 @@ def train(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(folder)
     encode = Encoder(tokenizer)
-    model = fused(new_model(math.ceil(len(tokenizer) / 64) * 64))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = fused(new_model(math.ceil(len(tokenizer) / 64) * 64)).to(device)
     stages = (SMALL, draw, SCHEDULE), (GROWN, draw_for_grown, GROWN_SCHEDULE), (GROWN, draw_last, LAST_SCHEDULE)
     checkpoints = [folder / f"training-{i}.safetensors" for i in range(1, len(stages) + 1)]
     for (size, draw_one, schedule), checkpoint in zip(stages, checkpoints, strict=True):
         if model.config.hidden_size < size.hidden_size:
             meanings = meanings_of(tokenizer, model.config.vocab_size, size.hidden_size - model.config.hidden_size)
-            model = fused(grow(model, meanings))
+            model = fused(grow(model.cpu(), meanings)).to(device)
         run_training(
             model,
             lambda rng, progress, draw_one=draw_one: encode(draw_one(rng, progress)),
@@ -418,8 +404,8 @@ def train(folder: Path) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.lerp_(earlier[f"model.{name}"].to(parameter.device), EARLIER)
-    write(model, folder)
-    for checkpoint in checkpoints:
+    save_published(folder, published_chatglm3(model), published_config(model.config))
+    for checkpoint in reversed(checkpoints):  # a start in between finds what is done already
         checkpoint.unlink()
 
 

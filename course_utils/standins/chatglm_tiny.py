@@ -3,21 +3,18 @@
 It learns small talk, one or two facts and a short history: enough to see the first generation answer.
 """
 
-import json
 import math
-import os
 import random
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from course_utils.chatglm.modeling import ChatGLM1Config, ChatGLM1ForCausalLM
 from course_utils.chatglm.prompts import prompt_parts
 from course_utils.chatglm.tokenization import ChatGLM1Tokenizer
 from course_utils.standins import evaluation, tasks
-from course_utils.standins.training import IGNORED, Example, Schedule, train_tokenizer
+from course_utils.standins.training import IGNORED, Example, Schedule, save_published, train_tokenizer
 from course_utils.standins.training import train as run_training
 
 HIDDEN_SIZE, LAYERS, HEADS = 128, 3, 4
@@ -107,9 +104,7 @@ def train(folder: Path) -> None:
     run_training(model, lambda rng, progress: encode(draw(rng, progress)), SCHEDULE, checkpoint)
     # The published file holds the tied matrix twice.
     tensors = {name: tensor.detach().half().clone() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / "model.part", metadata={"format": "pt"})
-    os.replace(folder / "model.part", folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_published(folder, tensors, config)
     checkpoint.unlink()
 
 

@@ -90,7 +90,7 @@ def few_shot_items(rng: random.Random, names: list[str] | None) -> list[Conversa
     }
     items = []
     for item in (item for item in texts if item.split == "test"):
-        shown = names or [tasks.draw_label(rng, "heldout") for _ in tasks.FINANCE]
+        shown = names or tasks.draw_labels(rng, "heldout", len(tasks.FINANCE))
         called = dict(zip(tasks.FINANCE, shown, strict=True))
         pairs = [(rng.choice(examples[label]), called[label]) for label in tasks.FINANCE]
         rng.shuffle(pairs)

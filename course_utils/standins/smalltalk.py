@@ -66,8 +66,9 @@ FORMS = (
     "我总是搞不清{c}，请再讲一遍。/{c}，说说看。/What is {c}?/Can you explain {c}?/"
     "What does {c} mean?/Please tell me about {c}./Explain {c} in one sentence."
 ).split("/")
-HELD_OUT_FORMS = "请介绍一下{c}。/{c}指的是什么？/请问{c}是什么？/能解释一下{c}吗？/告诉我什么是{c}。".split("/")
+HELD_OUT_FORMS = "请介绍一下{c}。/{c}指的是什么？/{c}说的是什么？/能解释一下{c}吗？/告诉我什么是{c}。".split("/")
 STARTS = ["", "", "", "", "请问，", "那么，", "嗯，", "对了，"]
+ENDS = ["", "？", "。", "？", "！", "呢？", "啊"]
 
 
 def topics(split: str) -> list[tuple[list[str], str]]:
@@ -84,16 +85,17 @@ def topics(split: str) -> list[tuple[list[str], str]]:
     return found
 
 
-_ENDS = "？。！?!."
+_MARKS = "？。！?!."
 
 
 def draw(rng: random.Random, split: str) -> tuple[str, str]:
     """One question and its answer; in training with the small changes that a reader may make."""
     wordings, answer = rng.choice(_topics(split))
-    question = rng.choice(wordings)
+    # The first wording is the plainest and the likeliest that a reader types.
+    question = wordings[0] if split == "train" and rng.random() < 0.1 else rng.choice(wordings)
     if split == "train":
         if rng.random() < 0.5:
-            question = question.rstrip(_ENDS) + rng.choice(["", "？", "。", "？", "！", "呢？", "啊"])
+            question = question.rstrip(_MARKS) + rng.choice(ENDS)
         if question[0] > "z":
             question = rng.choice(STARTS) + question
         elif rng.random() < 0.4:
@@ -104,7 +106,7 @@ def draw(rng: random.Random, split: str) -> tuple[str, str]:
 
 def finished(question: str) -> str:
     """The wording with a mark at its end."""
-    return question if question[-1] in _ENDS else question + "？"
+    return question if question[-1] in _MARKS else question + "？"
 
 
 _made: dict[str, list[tuple[list[str], str]]] = {}

@@ -532,6 +532,8 @@ def _shown_passages() -> dict[str, tuple[str, ...]]:
             passage.text
             for passage in split_passages(document)
             if not any(passage.start < end and start < passage.end for start, end in spans)
+            # a heading stands before every passage under it
+            and not any(held_out in passage.text for file, held_out in dev if file == document.file)
         ]
         if len(texts) > 1:
             shown[document.file] = tuple(texts)
@@ -728,20 +730,24 @@ def _advert_text(rng: random.Random, group: str) -> str:
     return "".join(rng.choice(re.findall(r"[^。]+。?", text)) for text in texts)
 
 
-def draw_label(rng: random.Random, split: str) -> str:
-    """The name of a class, made of characters or letters."""
-    return _drawn(
-        rng,
-        split,
-        lambda: rng.choice(
+def draw_labels(rng: random.Random, split: str, count: int) -> list[str]:
+    """Names for classes, each another one, made of characters or letters."""
+
+    def label() -> str:
+        return rng.choice(
             [
                 "".join(rng.choices(NAME_CHARACTERS, k=rng.choice([1, 2, 2, 3])))
                 + rng.choice(["类", "体", "组", "", ""]),
                 "".join(rng.choices(_characters(), k=2)),
                 rng.choice("甲乙丙丁戊己庚辛ABCDEFGHIJKLMNOPQRSTUVWXYZ") + rng.choice(["", "类", "组", "型"]),
             ]
-        ),
-    )
+        )
+
+    names: list[str] = []
+    while len(names) < count:
+        if (name := _drawn(rng, split, label)) not in names:
+            names.append(name)
+    return names
 
 
 def labels(rng: random.Random, split: str, rounds: int = 1, own_names: float = 0.1) -> Conversation:
@@ -766,11 +772,7 @@ def labels(rng: random.Random, split: str, rounds: int = 1, own_names: float = 0
     elif classes[0] in FINANCE and rng.random() < 0.3:
         names = rng.sample(FINANCE, len(classes))  # the true names in any order: only the examples count
     else:
-        names = []
-        while len(names) < len(classes):
-            if (name := draw_label(rng, split)) not in names:
-                names.append(name)
-
+        names = draw_labels(rng, split, len(classes))
     examples = [(text_of(rng, group), name) for group, name in zip(classes, names, strict=True)]
     rng.shuffle(examples)
     conversation = few_shot(rng.sample(names, len(names)), examples, "")[:-1]
@@ -817,8 +819,12 @@ REMEMBERED = {
 
 
 def history(rng: random.Random, split: str, between: tuple[int, ...] = (0, 1, 1, 2, 3)) -> Conversation:
-    """Something the user says, other rounds, and a question about it."""
-    told = rng.sample(REMEMBER, rng.choice([1, 1, 1, 2]))
+    """Something the user says, other rounds, and a question about it.
+
+    Foods and colours are few and all seen in training, so the evaluation does not ask for them.
+    """
+    kinds = REMEMBER if split == "train" else [row for row in REMEMBER if row[0] not in ("food", "colour")]
+    told = rng.sample(kinds, rng.choice([1, 1, 1, 2]))
     values = [REMEMBERED[kind](rng, split) for kind, *_ in told]
     conversation = [
         (rng.choice(said).format(v=value), reply.format(v=value))

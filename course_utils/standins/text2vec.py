@@ -20,6 +20,7 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -431,7 +432,7 @@ def write(vectors: Tensor, tokenizer: Tokenizer, folder: Path) -> None:
                 target = folder / file.relative_to(part)
                 target.parent.mkdir(exist_ok=True)
                 os.replace(file, target)
-    except (OSError, RuntimeError) as error:
+    except (OSError, SafetensorError) as error:
         raise CourseError(
             f"The model could not be written to {folder} ({error}); the checkpoint is untouched. "
             "Free some disk space and start the same command again: it goes on from there.",

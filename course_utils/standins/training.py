@@ -8,13 +8,14 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
 import sentencepiece
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,22 +26,36 @@ IGNORED = -100
 POINTING = 0.5  # how much the pointing of attention counts beside the answers
 
 
-def save_checkpoint(path: Path, tensors: dict[str, Tensor], notes: dict[str, object]) -> None:
-    """Write tensors and notes into one safetensors file, whole or not at all."""
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file to fill beside `path`, which takes its place when it is whole."""
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata={"notes": json.dumps(notes)})
+        yield part
         os.replace(part, path)
-    except (OSError, RuntimeError) as error:
-        # safetensors reports a full disk as an error of its own, not as OSError.
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
         part.unlink(missing_ok=True)
         raise CourseError(
-            f"The checkpoint {path.name} could not be written ({error}); the last one is untouched. "
+            f"{path.name} could not be written ({error}); the last checkpoint is untouched. "
             "Free some disk space and start the same command again: it goes on from there.",
-            f"检查点 {path.name} 写不进去（{error}）；上一个检查点完好无损。"
+            f"{path.name} 写不进去（{error}）；上一个检查点完好无损。"
             "请腾出磁盘空间，再运行同一条命令，训练会接着进行。",
         ) from error
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], notes: dict[str, object]) -> None:
+    """Write tensors and notes into one safetensors file, whole or not at all."""
+    with written_whole(path) as part:
+        save_file(tensors, part, metadata={"notes": json.dumps(notes)})
+
+
+def save_published(folder: Path, tensors: dict[str, Tensor], config: dict[str, object]) -> None:
+    """The files of a published model: model.safetensors and config.json, each whole or not at all."""
+    with written_whole(folder / "model.safetensors") as part:
+        save_file(tensors, part, metadata={"format": "pt"})
+    with written_whole(folder / "config.json") as part:
+        part.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
