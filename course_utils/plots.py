@@ -979,6 +979,7 @@ OF_PART = {
     "norms": "black",
     "rest": "0.7",
     **dict(zip(["weights", "gradients", "KV cache", "optimiser", "activations"], COLOURS, strict=False)),
+    "trained": COLOURS[1],  # numbers with their gradients and the optimiser's
 }
 
 

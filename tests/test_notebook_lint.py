@@ -285,7 +285,7 @@ def test_number_of_cells_that_need_a_gpu():
 
 @pytest.mark.parametrize(
     ("numbers", "most_seconds", "most_memory"),
-    [("05 06 07 08", 240, 2.0), ("12 13", 240, 2.0)],
+    [("05 06 07 08", 240, 2.0), ("09 10 11", 360, 2.0), ("12 13", 240, 2.0)],
 )
 def test_measured_costs_keep_to_their_limits(numbers: str, most_seconds: int, most_memory: float):
     """Seconds of the notebooks together, GiB of each one."""
@@ -295,6 +295,22 @@ def test_measured_costs_keep_to_their_limits(numbers: str, most_seconds: int, mo
     assert all(figures.values()), f"not as 'make notebooks' writes them: {costs}"
     assert sum(int(figure[1]) for figure in figures.values()) <= most_seconds, costs
     assert max(float(figure[2]) for figure in figures.values()) <= most_memory, costs
+
+
+@pytest.mark.parametrize(
+    ("number", "cells"),
+    [("10", ["scores-run"]), ("11", ["conch-before", "after-floor"])],
+)
+def test_what_the_course_promises_of_its_models_is_stored_as_true(number: str, cells: list[str]):
+    """CI compares these outputs; a stored False would pass there."""
+    [path] = find_notebooks(ROOT, "en", [number])
+    said = {
+        cell.id: "".join(output.get("text", "") for output in cell.outputs)
+        for cell in read(path).cells[1:]
+        if cell.id in cells
+    }
+    assert set(said) == set(cells)
+    assert all("True" in text and "False" not in text for text in said.values()), said
 
 
 def sound() -> NotebookNode:
