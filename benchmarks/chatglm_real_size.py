@@ -4,10 +4,11 @@
 
 Writes 12.5 GB of random float16 weights in the published layout to FOLDER, measures in processes of their own,
 prints what it measured and deletes FOLDER again; one that was there before is used and stays. With `--train`
-two steps of the course's recipe (`data/finetune/`) follow, on texts as long as it allows. On a CPU, 14 GB of free memory are
-needed for float16. A GPU is held to 15 GiB, as on a T4, and the host memory that loading took is compared
-with its bound: 3 GiB, which Python, torch and CUDA take up before, and the largest shard. Without a GPU,
-`--device meta` shows the host's side of it: every weight is read and made ready, and the device keeps none.
+two steps of the course's recipe (`data/finetune/`) follow, on texts as long as it allows. On a CPU, 14 GB of
+free memory are needed for float16. A GPU is held to 15 GiB, as on a T4, and the host memory that loading took
+is compared with its bound: 3 GiB, which Python, torch and CUDA take up before, and the largest shard. Without
+a GPU, `--device meta` shows the host's side of it: every weight is read and made ready, and the device keeps
+none.
 The floor under the time of a token is the time that reading every weight once takes.
 """
 
