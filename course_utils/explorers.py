@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 STEPS = 100  # of a path on a surface
+# The figure is drawn when a slider is let go: drawing takes longer than the slider's own steps.
+SLIDER = {"continuous_update": False, "style": {"description_width": "initial"}}
 
 
 class Explorer:
@@ -118,8 +120,6 @@ def gradient_descent(
             figure.suptitle(f"diverged after {len(path) - 1} steps: ε is too large here")
         return figure
 
-    # The figure is drawn when a slider is let go: drawing takes longer than the slider's own steps.
-    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
     choose, slide = ipywidgets.Dropdown, ipywidgets.FloatSlider
     controls = {
         "surface": choose(options=list(surfaces), value=surface, description="surface"),
@@ -131,11 +131,11 @@ def gradient_descent(
             step=0.1,
             readout_format=".4f",
             description="ε (learning rate)",
-            **shared,
+            **SLIDER,
         ),
-        "decay": slide(value=0.9, max=0.99, step=0.01, description="α, ρ or ρ₁ (memory)", **shared),
-        "across": slide(value=0.18, max=1, step=0.01, description="start: left to right", **shared),
-        "up": slide(value=0.75, max=1, step=0.01, description="start: bottom to top", **shared),
+        "decay": slide(value=0.9, max=0.99, step=0.01, description="α, ρ or ρ₁ (memory)", **SLIDER),
+        "across": slide(value=0.18, max=1, step=0.01, description="start: left to right", **SLIDER),
+        "up": slide(value=0.75, max=1, step=0.01, description="start: bottom to top", **SLIDER),
     }
     return Explorer("gradient descent on a surface", draw, controls)
 
@@ -196,11 +196,10 @@ def backpropagation(graphs: dict[str, Callable[[float], object]], *, graph: str 
         return plots.graph(output, values=values, gradients=gradients, active=active, title=title)
 
     longest = max(2 * len(_made(build(0.8))) for build in graphs.values())
-    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
     controls = {
         "graph": ipywidgets.Dropdown(options=list(graphs), value=graph, description="graph"),
-        "step": ipywidgets.IntSlider(value=step, max=longest, description="step", **shared),
-        "w": ipywidgets.FloatSlider(value=0.8, min=-2, max=2, step=0.1, description="w", **shared),
+        "step": ipywidgets.IntSlider(value=step, max=longest, description="step", **SLIDER),
+        "w": ipywidgets.FloatSlider(value=0.8, min=-2, max=2, step=0.1, description="w", **SLIDER),
     }
     return Explorer("one forward and one backward pass", draw, controls)
 
@@ -281,14 +280,12 @@ def activation_functions(
         figure.suptitle(function)
         return figure
 
-    # Drawn when a slider is let go, as above.
-    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
     controls = {
         "function": ipywidgets.Dropdown(options=list(functions), value=function, description="function"),
         "input_scale": ipywidgets.FloatLogSlider(
-            value=1.0, min=-2, max=2, step=0.1, readout_format=".2f", description="scale of the input", **shared
+            value=1.0, min=-2, max=2, step=0.1, readout_format=".2f", description="scale of the input", **SLIDER
         ),
-        "slope": ipywidgets.FloatSlider(value=0.1, max=1, step=0.01, description="slope of leaky ReLU", **shared),
+        "slope": ipywidgets.FloatSlider(value=0.1, max=1, step=0.01, description="slope of leaky ReLU", **SLIDER),
     }
     return Explorer("activation functions in a stack of layers", draw, controls)
 
@@ -336,12 +333,11 @@ def initialisation(
             }
         )
 
-    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
     controls = {
         "scheme": ipywidgets.Dropdown(options=list(schemes), value=scheme, description="scheme"),
         "activation": ipywidgets.Dropdown(options=list(activations), value=activation, description="activation"),
-        "width": ipywidgets.IntSlider(value=width, min=10, max=300, step=10, description="width", **shared),
-        "depth": ipywidgets.IntSlider(value=depth, min=1, max=100, description="depth", **shared),
+        "width": ipywidgets.IntSlider(value=width, min=10, max=300, step=10, description="width", **SLIDER),
+        "depth": ipywidgets.IntSlider(value=depth, min=1, max=100, description="depth", **SLIDER),
     }
     return Explorer("a signal and a gradient through a network's layers", draw, controls)
 
@@ -388,11 +384,10 @@ def retrieval(
         found = [(float(scores[number]), passages[number].file, passages[number].text) for number in best]
         return plots.retrieved(question, found, prompt, ask(prompt), terms)
 
-    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
     controls = {
-        "question": ipywidgets.Text(value=question, description="question", layout={"width": "90%"}, **shared),
+        "question": ipywidgets.Text(value=question, description="question", layout={"width": "90%"}, **SLIDER),
         "search": ipywidgets.Dropdown(options=list(searches), value=searches[0], description="search"),
-        "k": ipywidgets.IntSlider(value=k, min=1, max=10, description="passages", **shared),
+        "k": ipywidgets.IntSlider(value=k, min=1, max=10, description="passages", **SLIDER),
     }
     return Explorer("from a question to an answer", draw, controls)
 
@@ -474,14 +469,13 @@ def memory(
         figure.suptitle(text, fontsize=10)
         return figure
 
-    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
     choose = ipywidgets.Dropdown
     lengths = [128 * 2**power for power in range(9)]
     controls = {
         "model": choose(options=list(models), value=model, description="model"),
         "dtype": choose(options=dtypes, value=dtype, description="dtype"),
-        "context": ipywidgets.SelectionSlider(options=lengths, value=context, description="context", **shared),
-        "batch": ipywidgets.IntSlider(value=batch, min=1, max=64, description="batch", **shared),
+        "context": ipywidgets.SelectionSlider(options=lengths, value=context, description="context", **SLIDER),
+        "batch": ipywidgets.IntSlider(value=batch, min=1, max=64, description="batch", **SLIDER),
         "optimiser": choose(options=optimisers, description="optimiser"),
     }
     return Explorer("memory for running and training a model", draw, controls)
@@ -533,15 +527,14 @@ def sampling(
         figure.suptitle(prompt)
         return figure
 
-    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
-    slide = functools.partial(ipywidgets.FloatSlider, **shared)
+    slide = functools.partial(ipywidgets.FloatSlider, **SLIDER)
     controls = {
         "prompt": ipywidgets.Dropdown(options=prompts, description="prompt"),
         "temperature": slide(value=1.0, min=0.1, max=3, step=0.1, description="temperature"),
-        "k": ipywidgets.IntSlider(value=len(vocabulary), min=1, max=len(vocabulary), description="top-k", **shared),
+        "k": ipywidgets.IntSlider(value=len(vocabulary), min=1, max=len(vocabulary), description="top-k", **SLIDER),
         "p": slide(value=0.9, min=0.05, max=1, step=0.05, description="top-p"),
         "min_p": slide(value=0.0, max=1, step=0.01, description="min-p"),
-        "seed": ipywidgets.IntSlider(value=1, min=1, max=20, description="draw number", **shared),
+        "seed": ipywidgets.IntSlider(value=1, min=1, max=20, description="draw number", **SLIDER),
     }
     return Explorer("the next token, and texts drawn by a rule", draw, controls)
 
@@ -589,14 +582,13 @@ def attention(
         return plots.attention_maps({f"layer {layer}, head {head}": weights}, tokens)
 
     # Drawn when a slider is let go, and when the sentence is finished, as above.
-    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
     controls = {
-        "sentence": ipywidgets.Text(value=sentence, description="sentence", layout={"width": "500px"}, **shared),
-        "layer": ipywidgets.IntSlider(value=layer, min=1, max=layers, description="layer", **shared),
-        "head": ipywidgets.IntSlider(value=head, min=1, max=heads, description="head", **shared),
+        "sentence": ipywidgets.Text(value=sentence, description="sentence", layout={"width": "500px"}, **SLIDER),
+        "layer": ipywidgets.IntSlider(value=layer, min=1, max=layers, description="layer", **SLIDER),
+        "head": ipywidgets.IntSlider(value=head, min=1, max=heads, description="head", **SLIDER),
         "causal": ipywidgets.Checkbox(value=True, description="mask"),
         "temperature": ipywidgets.FloatLogSlider(
-            value=1.0, min=-1, max=1, step=0.1, readout_format=".2f", description="temperature", **shared
+            value=1.0, min=-1, max=1, step=0.1, readout_format=".2f", description="temperature", **SLIDER
         ),
     }
     return Explorer("attention weights of a trained model", draw, controls)
@@ -633,15 +625,13 @@ def chatglm_memory(
         figure.suptitle(f"{model}, {conversations} × {tokens:,} tokens")
         return figure
 
-    # Drawn when a slider is let go, as above.
-    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
     controls = {
         "model": ipywidgets.Dropdown(options=list(models), value=model, description="model"),
         "tokens": ipywidgets.SelectionSlider(
-            options=[2**power for power in range(7, 16)], value=tokens, description="tokens", **shared
+            options=[2**power for power in range(7, 16)], value=tokens, description="tokens", **SLIDER
         ),
         "conversations": ipywidgets.IntSlider(
-            value=conversations, min=1, max=32, description="conversations", **shared
+            value=conversations, min=1, max=32, description="conversations", **SLIDER
         ),
     }
     return Explorer("memory of a model and its conversations", draw, controls)
@@ -679,14 +669,13 @@ def prefix(
         figure.suptitle(f"prefix of {pre_seq_len}, {batch} at once: {trained:,} numbers trained", fontsize=10)
         return figure
 
-    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
     controls = {
         "model": ipywidgets.Dropdown(options=list(models), value=model, description="model"),
         "pre_seq_len": ipywidgets.SelectionSlider(
-            options=[2**power for power in range(12)], value=pre_seq_len, description="pre_seq_len", **shared
+            options=[2**power for power in range(12)], value=pre_seq_len, description="pre_seq_len", **SLIDER
         ),
         "batch": ipywidgets.SelectionSlider(
-            options=[2**power for power in range(6)], value=batch, description="texts at once", **shared
+            options=[2**power for power in range(6)], value=batch, description="texts at once", **SLIDER
         ),
     }
     return Explorer("what a prefix trains and what it takes", draw, controls)
@@ -732,15 +721,14 @@ def lora(
         )
         return figure
 
-    shared = {"continuous_update": False, "style": {"description_width": "initial"}}
     controls = {
         "model": ipywidgets.Dropdown(options=list(models), value=model, description="model"),
         "target": ipywidgets.Dropdown(options=list(targets), value=target, description="targets"),
         "rank": ipywidgets.SelectionSlider(
-            options=[2**power for power in range(9)], value=rank, description="rank r", **shared
+            options=[2**power for power in range(9)], value=rank, description="rank r", **SLIDER
         ),
         "alpha": ipywidgets.SelectionSlider(
-            options=[2**power for power in range(10)], value=alpha, description="α", **shared
+            options=[2**power for power in range(10)], value=alpha, description="α", **SLIDER
         ),
     }
     return Explorer("what LoRA trains and what it takes", draw, controls)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from chatglm_scripted import ScriptedGlm
 from safetensors.torch import save_file
+from test_chatglm_real_size import published_layout
 from test_chatglm_tokenizer import fourth
 from transformers import AutoModelForCausalLM, AutoTokenizer, GlmForCausalLM
 
@@ -19,28 +20,6 @@ REAL_CONFIG = Path(__file__).parent / "fixtures" / "chatglm" / "configs" / "glm_
 FIRST_CONTROL_TOKEN = 151329  # of the real vocabulary
 HIDDEN, FFN, HEADS, GROUPS, DIM, LAYERS, VOCAB, CONTEXT = 32, 64, 4, 2, 8, 2, 288, 128
 NEWLINE = 10  # in this vocabulary the first 256 tokens are the bytes
-
-
-def published_shapes() -> dict[str, tuple[int, ...]]:
-    fused = (HEADS + 2 * GROUPS) * DIM
-    shapes = {
-        "transformer.embedding.word_embeddings.weight": (VOCAB, HIDDEN),
-        "transformer.rotary_pos_emb.inv_freq": (DIM // 4,),
-        "transformer.encoder.final_layernorm.weight": (HIDDEN,),
-        "transformer.output_layer.weight": (VOCAB, HIDDEN),
-    }
-    for i in range(LAYERS):
-        layer = f"transformer.encoder.layers.{i}."
-        shapes |= {
-            f"{layer}input_layernorm.weight": (HIDDEN,),
-            f"{layer}post_attention_layernorm.weight": (HIDDEN,),
-            f"{layer}self_attention.query_key_value.weight": (fused, HIDDEN),
-            f"{layer}self_attention.query_key_value.bias": (fused,),
-            f"{layer}self_attention.dense.weight": (HIDDEN, HEADS * DIM),
-            f"{layer}mlp.dense_h_to_4h.weight": (2 * FFN, HIDDEN),
-            f"{layer}mlp.dense_4h_to_h.weight": (HIDDEN, FFN),
-        }
-    return shapes
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +43,12 @@ def folder(tmp_path_factory) -> Path:
         "padded_vocab_size": VOCAB,
         "seq_length": CONTEXT,
     }
-    (folder / "config.json").write_text(json.dumps({**config, **small, **ends}))
+    config |= small | ends
+    (folder / "config.json").write_text(json.dumps(config))
     sampling = {"do_sample": True, "temperature": 0.8, "top_p": 0.8, "max_length": 128_000}
     (folder / "generation_config.json").write_text(json.dumps({**ends, **sampling}))
     torch.manual_seed(0)
-    weights = {name: (torch.randn(shape) * 0.3).bfloat16() for name, shape in published_shapes().items()}
+    weights = {name: (torch.randn(shape) * 0.3).bfloat16() for name, shape in published_layout(config).items()}
     save_file(weights, folder / "model.safetensors")
     return folder
 
