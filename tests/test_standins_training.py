@@ -41,6 +41,27 @@ def test_a_stopped_training_goes_on_from_its_checkpoint_and_ends_the_same(tmp_pa
         assert torch.equal(a, b), name
 
 
+def test_a_training_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(tmp_path, monkeypatch):
+    whole = trained(tmp_path / "whole.safetensors")
+    write, written = training.save_file, []
+
+    def killed(tensors, path, metadata):
+        if written:
+            Path(path).write_bytes(b"half a file")
+            raise KeyboardInterrupt
+        written.append(path)
+        write(tensors, path, metadata)
+
+    monkeypatch.setattr(training, "save_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "killed.safetensors")
+    monkeypatch.undo()
+    assert (tmp_path / "killed.safetensors.part").read_bytes() == b"half a file"  # a killed process cannot tidy up
+    resumed = trained(tmp_path / "killed.safetensors")
+    for (name, a), (_, b) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
 def test_rates_rise_stay_and_fall_to_their_floor():
     schedule = training.Schedule(steps=200, warmup=10, decay=0.5, floor=0.2)
     rates = [schedule.factor(step) for step in range(200)]
