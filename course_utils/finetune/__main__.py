@@ -3,9 +3,10 @@
     python -m course_utils.finetune ptuning --config data/finetune/ptuning_adgen.yaml
     python -m course_utils.finetune lora --config data/finetune/lora_magic_conch.yaml
     python -m course_utils.finetune lora --config data/finetune/lora_magic_conch_cpu.yaml      (without a GPU)
-    accelerate launch -m course_utils.finetune lora --config …          (several GPUs, or processes)
+    accelerate launch --multi_gpu -m course_utils.finetune lora --config …          (several GPUs, or processes)
 
-The same command again goes on from the last checkpoint.
+The same command again goes on from the last checkpoint. With `fsdp: true` in the file, several GPUs share one copy of
+the frozen weights.
 """
 
 import argparse
@@ -38,9 +39,9 @@ def run(settings: Settings) -> "History":
     from course_utils.finetune.adapters import add_adapter
     from course_utils.finetune.examples import encode_examples, hold_out, load_items
     from course_utils.finetune.progress import ProgressBar, TensorBoard, memory_line
-    from course_utils.finetune.training import check_data_parallel, train
+    from course_utils.finetune.training import check_processes, train
 
-    check_data_parallel()  # before accelerate asks for the libraries of another way
+    check_processes(settings)
     items, validation = load_items(settings.train_file, settings), []
     if settings.validation_file:
         validation = load_items(settings.validation_file, settings)
@@ -99,6 +100,8 @@ def _load_base(
         raise CourseError(
             "fp16 training needs a GPU: leave fp16 out, or use bf16.", "fp16 训练需要 GPU：请去掉 fp16，或改用 bf16。"
         )
+    if settings.fsdp:
+        device = torch.device("cpu")  # such a model need not fit on one GPU: its parts go there later
     dtype = "float16" if settings.fp16 else "bfloat16" if settings.bf16 else choose(probe_gpu()).dtype
     if problem := incomplete(folder):
         raise CourseError(

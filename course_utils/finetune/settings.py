@@ -47,6 +47,8 @@ class Settings(BaseModel):
     fp16: bool = False
     bf16: bool = False
     """How the command loads the model. With neither, as it suits the machine: float32 on a CPU, float16 on a T4."""
+    fsdp: bool = False
+    """Several processes share one copy of the frozen weights, instead of holding one each."""
     seed: int = Field(42, ge=0)
 
     logging_steps: int = Field(10, gt=0)
@@ -66,9 +68,15 @@ class Settings(BaseModel):
         if isinstance(values, dict):
             values = _by_our_names(values)
         try:
-            return handler(values)
+            settings = handler(values)
         except ValidationError as error:
             raise _bad_setting(cls, error) from None
+        if settings.fsdp and settings.quantization_bit:
+            raise CourseError(
+                "fsdp cuts up weights that are not quantised: leave fsdp or quantization_bit out.",
+                "fsdp 只切分未量化的权重：请去掉 fsdp 或 quantization_bit。",
+            )
+        return settings
 
 
 class PTuningSettings(Settings):

@@ -28,6 +28,8 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel, get_scheduler
 
 from course_utils.finetune.adapters import base_signature, check_base, checkpoints_in, read_record
@@ -36,7 +38,7 @@ from course_utils.finetune.settings import METHODS, Settings
 from course_utils.messages import CourseError, Text
 
 # A run may be resumed with other values of these: they do not change what is learned.
-FREE_TO_CHANGE = {"output_dir", "logging_steps", "save_total_limit"}
+FREE_TO_CHANGE = {"output_dir", "logging_steps", "save_total_limit", "fsdp"}
 SORTED_STEPS = 8  # over how many steps examples are sorted by length
 
 
@@ -84,9 +86,10 @@ def train(
     A step takes per_device_train_batch_size · gradient_accumulation_steps examples on each process, about equally long
     ones from an endless row of shuffled passes over the data, and its loss is the mean over all answer tokens in them.
     With `settings.output_dir`, checkpoints are written there, and with `resume` the run goes on from the last one as
-    if it had never stopped. The model ends with the last weights, after early stopping with the best, in eval mode.
+    if it had never stopped. The model ends with the last weights, after early stopping with the best, in eval mode;
+    with `settings.fsdp` it also stays cut into parts.
     """
-    check_data_parallel()
+    check_processes(settings)
     if not examples:
         raise no_examples()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -128,7 +131,7 @@ class _Run:
         self.lengths = [len(example["labels"]) for example in self.examples]
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         for parameter in self.parameters:
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(self.accelerator.device, torch.float32)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=0.0)
         self.scheduler = get_scheduler(settings.lr_scheduler_type, self.optimizer, 0, self.total)
         self.base = base_signature(self.model)
@@ -138,7 +141,11 @@ class _Run:
     # --- the loop
 
     def to_the_end(self, callbacks: Sequence[Callback]) -> History:
-        self.wrapped, self.prepared = self.accelerator.prepare(self.model, self.optimizer)
+        if self.settings.fsdp:
+            _cut_up(self.model, self.accelerator)
+        # accelerate takes a model "for evaluation" as it is; any other is wrapped for data parallel training.
+        self.wrapped = self.accelerator.prepare_model(self.model, evaluation_mode=self.settings.fsdp)
+        self.prepared = self.accelerator.prepare(self.optimizer)
         if self.step == 0 and self.validation:
             self.validate()
         while self.step < self.total and not self.history.stopped_early:
@@ -170,6 +177,9 @@ class _Run:
                 accelerator.backward(part * settings.gradient_accumulation_steps * self.processes)
                 loss += part.detach()
                 if accelerator.sync_gradients:
+                    if settings.fsdp:
+                        for parameter in self.parameters:
+                            parameter.grad = accelerator.reduce(parameter.grad, "mean")
                     self.step += 1
                     loss = accelerator.reduce(loss)
                     norm = accelerator.clip_grad_norm_(self.parameters, settings.max_grad_norm)
@@ -367,29 +377,50 @@ def evaluate(
     if not examples:
         raise no_examples()
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    device = next(model.parameters()).device
-    mine = sorted(examples, key=lambda example: len(example["labels"]))[rank::processes]
-    model = getattr(model, "module", model)  # data parallel, processes would wait for one that has no example
+    device = accelerator.device if accelerator else next(model.parameters()).device
+    ordered = sorted(examples, key=lambda example: len(example["labels"]))
     training = model.training
     model.eval()
     total = torch.zeros((), device=device)
     with torch.no_grad():
-        for start in range(0, len(mine), batch_size):
-            total += _answer_loss(model, collate(mine[start : start + batch_size], device))
+        for start in range(0, len(ordered), batch_size * processes):
+            mine = ordered[start : start + batch_size * processes][rank::processes]
+            # Processes compute together: one that has no example left takes part with another's.
+            loss = _answer_loss(model, collate(mine or ordered[:1], device))
+            total += loss if mine else 0 * loss
     model.train(training)
     return (accelerator.reduce(total) if accelerator else total).item() / answer_tokens(examples)
 
 
-def check_data_parallel() -> None:
-    """Refuse to run where `accelerate launch` is to cut the model itself into parts: the loop wants it whole."""
+def check_processes(settings: Settings) -> None:
+    """Refuse what this loop does not do with several processes, before accelerate asks for libraries."""
     for way in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
         if os.environ.get(f"ACCELERATE_USE_{way}", "false").lower() == "true":
             raise CourseError(
-                f"accelerate is set up for {way}, and this training is data parallel only: every process holds the "
-                "whole model. Give --multi_gpu to accelerate launch, or run accelerate config again.",
-                f"accelerate 设成了 {way}，而这里的训练只支持数据并行：每个进程都要放下整个模型。"
-                "请给 accelerate launch 加上 --multi_gpu，或重新运行 accelerate config。",
+                f"accelerate is set up for {way}, and here the model is cut up by a setting: give --multi_gpu to "
+                "accelerate launch, and write fsdp: true into the YAML file.",
+                f"accelerate 设成了 {way}，而在这里切分模型靠设置：请给 accelerate launch 加上 --multi_gpu，"
+                "并在 YAML 文件中写上 fsdp: true。",
             )
+    if settings.fsdp and int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        raise CourseError(
+            "fsdp cuts the model into parts for several processes, and here is one: start the command with "
+            "accelerate launch --multi_gpu --num_processes 2 -m, or leave fsdp out.",
+            "fsdp 把模型切分给多个进程，而这里只有一个：请用 accelerate launch --multi_gpu --num_processes 2 -m 启动，"
+            "或去掉 fsdp。",
+        )
+
+
+def _cut_up(model: PreTrainedModel | PeftModel, accelerator: Accelerator) -> None:
+    """Leave each process its part of the frozen weights; a block is put together while it computes, and then let go.
+
+    Fully sharded data parallel, Zhao et al. 2023, arXiv:2304.11277. The few weights that are trained stay whole.
+    """
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
+    blocks = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
+    for module in [*blocks, model]:
+        fully_shard(module, mesh=mesh, ignored_params=trained)
 
 
 def _answer_loss(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -432,15 +463,15 @@ def _shuffled(examples: int, seed: int, epoch: int) -> list[int]:
 @contextmanager
 def _accelerator(model: torch.nn.Module, settings: Settings) -> Iterator[Accelerator]:
     """accelerate for this model, where it lies and in its number format; what it wraps around the model goes again."""
-    device = next(model.parameters()).device
+    on_cpu = next(model.parameters()).device.type == "cpu" and not (settings.fsdp and torch.cuda.is_available())
     dtype = model.get_input_embeddings().weight.dtype
     precision = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "no")
-    if precision == "fp16" and device.type == "cpu":
+    if precision == "fp16" and on_cpu:
         precision = "no"  # all of it in float16, without a scaler: for trying things out
     # accelerate remembers the precision of the first run in this Python.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        cpu=device.type == "cpu",
+        cpu=on_cpu,
         mixed_precision=precision,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
     )
