@@ -2,7 +2,6 @@
 
 import copy
 import csv
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel
 
 from course_utils.chatglm.prompts import prompt_parts
 from course_utils.chatglm.tokenization import ChatGLMTokenizer
+from course_utils.files import written_whole
 from course_utils.messages import CourseError
 from course_utils.standins.tasks import Conversation
 
@@ -161,19 +161,8 @@ def write_rows(path: str | Path, rows: Iterable[dict[str, object]]) -> None:
             f"没有可写进 {path.name} 的行：请检查行的列表。",
         )
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    partial = path.with_name(path.name + ".part")
-    try:
-        try:
-            with partial.open("w", encoding="utf-8-sig", newline="") as file:  # the mark lets Excel read Chinese
-                writer = csv.DictWriter(file, fieldnames=columns)
-                writer.writeheader()
-                writer.writerows(rows)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise CourseError(
-            f"{path.name} cannot be written ({error.strerror}): close it in other programs, "
-            "and check the folder and the free space.",
-            f"{path.name} 无法写入（{error.strerror}）：请在别的程序里关闭它，并检查文件夹和剩余空间。",
-        ) from None
+    # The mark of utf-8-sig lets Excel read Chinese.
+    with written_whole(path) as part, part.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=columns)
+        writer.writeheader()
+        writer.writerows(rows)

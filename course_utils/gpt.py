@@ -10,7 +10,6 @@ for scoring them.
 import dataclasses
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from course_utils.files import written_whole
 from course_utils.messages import CourseError
 
 
@@ -254,9 +254,8 @@ def save_gpt(folder: str | Path, model: GPT, tokenizer: Tokenizer) -> None:
         (json.dumps(dataclasses.asdict(model.config), indent=2) + "\n").encode(),
     ]
     for name, content in zip(FILES, contents, strict=True):
-        part = folder / f"{name}.part"
-        part.write_bytes(content)
-        os.replace(part, folder / name)
+        with written_whole(folder / name) as part:
+            part.write_bytes(content)
 
 
 def load_gpt(folder: str | Path) -> tuple[GPT, Tokenizer]:

@@ -5,7 +5,6 @@ no time, and nothing in the file can run.
 """
 
 import json
-import os
 import re
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from course_utils.files import written_whole
 from course_utils.handbook_data import Document, Passage, load_handbook, readable_files
 from course_utils.messages import CourseError
 from course_utils.metrics import wilson_interval
@@ -121,19 +121,11 @@ class Collection:
         vectors = (
             np.stack([self.index.reconstruct(number) for number in numbers]) if numbers else np.zeros((0, 1), "f4")
         )
+        tensors = {"vectors": vectors, "probe": self.encode([PROBE])}
         passages = json.dumps([asdict(self.passages[number]) for number in numbers], ensure_ascii=False)
-        part = path.with_name(f"{path.name}.part-{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"vectors": vectors, "probe": self.encode([PROBE])}, part, metadata={"passages": passages})
-            os.replace(part, path)
-        except Exception as error:  # safetensors reports a full disk as an error of its own, not as OSError
-            raise CourseError(
-                f"{path} could not be written ({error}); what was there before is untouched.",
-                f"{path} 写不进去（{error}）；原来的文件完好无损。",
-            ) from None
-        finally:
-            part.unlink(missing_ok=True)
+        with written_whole(path) as part:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, part, metadata={"passages": passages})
 
     @classmethod
     def load(cls, path: Path, model: "SentenceTransformer") -> "Collection":

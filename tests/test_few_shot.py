@@ -108,8 +108,8 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch):
     ("name", "rows", "replace", "part"),
     [
         ("a.csv", [], os.replace, "There is no row to write into a.csv"),
-        ("a.csv", [{"text": "新"}], _refused, "a.csv cannot be written (Permission denied): close it"),
-        ("missing/a.csv", [{"text": "新"}], os.replace, "a.csv cannot be written (No such file or directory)"),
+        ("a.csv", [{"text": "新"}], _refused, "a.csv could not be written (Permission denied): close it"),
+        ("missing/a.csv", [{"text": "新"}], os.replace, "a.csv could not be written (No such file or directory)"),
     ],
 )
 def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch, name, rows, replace, part):

@@ -175,7 +175,7 @@ def test_a_full_disk_while_the_model_is_written(tmp_path, monkeypatch, quick):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(SentenceTransformer, "save_pretrained", full)
-    with pytest.raises(CourseError, match="the checkpoint is untouched"):
+    with pytest.raises(CourseError, match="the last checkpoint is untouched"):
         text2vec.train(tmp_path, steps=3, checkpoint_every=2)
     assert [file.name for file in tmp_path.iterdir()] == [".checkpoint.safetensors"]
 

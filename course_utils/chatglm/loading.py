@@ -1,6 +1,5 @@
 """Load a ChatGLM folder, as published or converted, into a model of today's transformers."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, GenerationConfig, GlmForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -37,6 +35,7 @@ from course_utils.chatglm.published import (
     read_config,
     weight_files,
 )
+from course_utils.files import writing, written_whole
 from course_utils.messages import CourseError
 from course_utils.runtime import GIB
 
@@ -148,7 +147,7 @@ def convert(folder: str | Path, out: str | Path) -> Path:
     dtype = _pick_dtype("auto", raw, torch.device("cpu"))
     _check_memory(needed_bytes(translate(folder, raw)[1], dtype), torch.device("cpu"), {})
     need = sum(file.stat().st_size for file in weight_files(folder))
-    with _writing(out):
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out.parent).free
     if need > free:
@@ -158,31 +157,12 @@ def convert(folder: str | Path, out: str | Path) -> Path:
             f"转换后的模型需要 {gib(need)}，而 {out} 所在磁盘只剩 {gib(free)}：请腾出空间，"
             "或给出另一块磁盘上的文件夹。",
         )
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     model = load_chatglm(folder, device="cpu")
-    try:
-        with _writing(out):
-            model.save_pretrained(unfinished)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(unfinished)
-            os.replace(unfinished, out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with written_whole(out) as part:
+        model.save_pretrained(part)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(part)
     return out
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """What the disk refuses is told in one line. safetensors has an error of its own for it."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise CourseError(
-            f"{out} could not be written ({error}): make room on its disk, or give a folder on another disk "
-            "that you may write to.",
-            f"无法写入 {out}（{error}）：请在该磁盘上腾出空间，或给出另一块磁盘上有写入权限的文件夹。",
-        ) from None
 
 
 def _pick_dtype(dtype: str | torch.dtype, raw: dict[str, Any], device: torch.device) -> torch.dtype:

@@ -7,9 +7,7 @@ never found in text. `tokenizer("<|user|>")` encodes eight characters; the token
 
 import base64
 import json
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +18,7 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from course_utils.chatglm.prompts import OPENING, Control, Message, as_messages, prompt_parts
 from course_utils.chatglm.published import generation_of, read_config
+from course_utils.files import written_whole
 from course_utils.messages import CourseError
 
 
@@ -139,9 +138,9 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         target = Path(save_directory) / self.vocab_files_names["vocab_file"]
         if not target.exists() or not target.samefile(self.vocab_file):
-            partial = target.with_name(target.name + ".part")
-            shutil.copyfile(self.vocab_file, partial)
-            os.replace(partial, target)
+            vocabulary = Path(self.vocab_file).read_bytes()
+            with written_whole(target) as part:
+                part.write_bytes(vocabulary)
         return (str(target),)
 
 

@@ -4,11 +4,11 @@
 `… train NAME` trains a model from scratch and `… evaluate NAME` measures what it can do.
 """
 
-import os
 from importlib import import_module
 from pathlib import Path
 
 from course_utils import runtime
+from course_utils.files import written_whole
 from course_utils.messages import CourseError
 
 # Each is a module here whose `files()` gives the text of every file, by its path under data/.
@@ -29,8 +29,7 @@ def make_data(name: str, folder: Path | None = None) -> list[Path]:
     for path, text in import_module(f"course_utils.standins.{name}").files().items():
         target = (folder or runtime.DATA) / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + ".part")
-        part.write_bytes(text.encode("utf-8"))
-        os.replace(part, target)
+        with written_whole(target) as part:
+            part.write_bytes(text.encode("utf-8"))
         written.append(target)
     return written

@@ -20,16 +20,16 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from course_utils import runtime
 from course_utils.datasets import load_alpaca, load_labelled, load_pairs
+from course_utils.files import writing
 from course_utils.handbook_data import Evidence, Passage, Question, holds, load_handbook, load_questions, split_passages
 from course_utils.messages import CourseError
-from course_utils.standins.training import load_checkpoint, save_checkpoint
+from course_utils.standins.training import GO_ON, load_checkpoint, save_checkpoint
 
 NAME = "text2vec-tiny"
 DIM = 128
@@ -424,7 +424,7 @@ def write(vectors: Tensor, tokenizer: Tokenizer, folder: Path) -> None:
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=vectors)], device="cpu")
-    try:
+    with writing(folder, GO_ON):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
             model.save_pretrained(part, create_model_card=False)
@@ -432,12 +432,6 @@ def write(vectors: Tensor, tokenizer: Tokenizer, folder: Path) -> None:
                 target = folder / file.relative_to(part)
                 target.parent.mkdir(exist_ok=True)
                 os.replace(file, target)
-    except (OSError, SafetensorError) as error:
-        raise CourseError(
-            f"The model could not be written to {folder} ({error}); the checkpoint is untouched. "
-            "Free some disk space and start the same command again: it goes on from there.",
-            f"模型写不进 {folder}（{error}）；检查点完好无损。请腾出磁盘空间，再运行同一条命令，训练会接着进行。",
-        ) from error
 
 
 # ------------------------------------------------------------------------------------------------------ evaluation

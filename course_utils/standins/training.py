@@ -1,60 +1,48 @@
 """How the stand-ins are trained: tokenizer, batches, optimiser, checkpoints and the published layout of the files."""
 
+import io
 import itertools
 import json
 import math
-import os
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
 import sentencepiece
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from course_utils.messages import CourseError
+from course_utils.files import written_whole
+from course_utils.messages import CourseError, Text
 
 IGNORED = -100
 POINTING = 0.5  # how much the pointing of attention counts beside the answers
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A file to fill beside `path`, which takes its place when it is whole."""
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
-        part.unlink(missing_ok=True)
-        raise CourseError(
-            f"{path.name} could not be written ({error}); the last checkpoint is untouched. "
-            "Free some disk space and start the same command again: it goes on from there.",
-            f"{path.name} 写不进去（{error}）；上一个检查点完好无损。"
-            "请腾出磁盘空间，再运行同一条命令，训练会接着进行。",
-        ) from error
+GO_ON = Text(
+    "the last checkpoint is untouched. Free some disk space and start the same command again: it goes on from there.",
+    "上一个检查点完好无损。请腾出磁盘空间，再运行同一条命令，训练会接着进行。",
+)
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], notes: dict[str, object]) -> None:
     """Write tensors and notes into one safetensors file, whole or not at all."""
-    with written_whole(path) as part:
+    with written_whole(path, GO_ON) as part:
+        part.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, part, metadata={"notes": json.dumps(notes)})
 
 
 def save_published(folder: Path, tensors: dict[str, Tensor], config: dict[str, object]) -> None:
     """The files of a published model: model.safetensors and config.json, each whole or not at all."""
-    with written_whole(folder / "model.safetensors") as part:
+    with written_whole(folder / "model.safetensors", GO_ON) as part:
+        part.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, part, metadata={"format": "pt"})
-    with written_whole(folder / "config.json") as part:
+    with written_whole(folder / "config.json", GO_ON) as part:
         part.write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -78,19 +66,20 @@ def train_tokenizer(texts: Iterator[str], path: Path, vocab_size: int, character
 
     jieba.setLogLevel(60)
     mark = "\x1f"
-    source = path.with_name("tokenizer.txt")
-    source.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("w", encoding="utf-8") as file:
+
+    def lines() -> Iterator[str]:
         for text in texts:
             for line in text.splitlines():
                 # A space goes with the Latin word behind it and stays apart from a Chinese one, so that an answer
                 # (sentencepiece puts a space in front of every text) begins with the same pieces as inside a text.
                 words = re.sub(rf" {mark}(?=[A-Za-z])", " ", mark.join(jieba.cut(line)))
-                file.write((words if words[:1].isascii() else mark + words) + "\n")
-    part = path.with_name("tokenizer-part")
+                yield words if words[:1].isascii() else mark + words
+
+    model = io.BytesIO()
+    # From lines, not from a file: the model would hold its path.
     sentencepiece.SentencePieceTrainer.train(
-        input=str(source),
-        model_prefix=str(part),
+        sentence_iterator=lines(),
+        model_writer=model,
         model_type="bpe",
         vocab_size=vocab_size,
         byte_fallback=True,
@@ -105,9 +94,9 @@ def train_tokenizer(texts: Iterator[str], path: Path, vocab_size: int, character
         minloglevel=2,
         **options,
     )
-    source.unlink()
-    part.with_suffix(".vocab").unlink()
-    os.replace(part.with_suffix(".model"), path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path, GO_ON) as part:
+        part.write_bytes(model.getvalue())
 
 
 # -------------------------------------------------------------------------------------------------------- batches
