@@ -42,7 +42,7 @@ class Model:
     name: str
     modelscope: str
     huggingface: str
-    layout: Literal["chatglm", "sentence-transformers"]
+    layout: Literal["chatglm", "transformers", "sentence-transformers"]
     licence: str
     parameters: float
     """In billions."""
@@ -94,6 +94,16 @@ CATALOGUE = {
             "code Apache-2.0; weights: the GLM-4 licence, free for research and, registered, for trade",
             9.400,
             {"fp16": 17.51, "int8": 9.91, "nf4": 6.23},
+            "chatglm3-tiny",
+        ),
+        Model(
+            "deepseek-r1-distill-qwen-1.5b",
+            "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+            "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+            "transformers",
+            "MIT",
+            1.777,
+            {"fp16": 3.31},
             "chatglm3-tiny",
         ),
         Model(

@@ -1,23 +1,28 @@
 """Fine-tuning of tiny models of three generations: examples, training, checkpoints, and everything that goes wrong."""
 
+import gc
 import json
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
 from chatglm_scripted import published_folder, tokenizer_of
 from peft import PeftModel
 from starlette.testclient import TestClient
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from course_utils import CourseError, finetune
+from course_utils import models as course_models
 from course_utils.chatglm import chat, load_chatglm
 from course_utils.chatglm.prompts import prompt_parts
-from course_utils.datasets import Instruction, Pair
+from course_utils.datasets import Instruction, Pair, load_alpaca
 from course_utils.finetune import LoRASettings, PTuningSettings, training
+from course_utils.runtime import DATA, ROOT
 
 GENERATIONS = [1, 2, 3]
 PAIRS = [
@@ -212,6 +217,53 @@ def test_any_model_with_a_chat_template_can_be_trained(tmp_path):
     assert history.loss[-1][1] < history.loss[0][1] - 0.05
     again = finetune.load_trained(Qwen2ForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "out")
     assert len(finetune.generate_answers(again, tokenizer, [Pair("hi", "")], max_new_tokens=2)) == 1
+
+
+@pytest.fixture
+def deepseek(tmp_path, monkeypatch):
+    """A small random model under DeepSeek's name and with its parts: one token for each character, a template."""
+    items, questions = (load_alpaca(DATA / f"magic_conch{part}.json") for part in ("", "_heldout"))
+    special = ["<pad>", "<end>", "<｜User｜>", "<｜Assistant｜>"]
+    characters = sorted({*"".join(f"{item.instruction}{item.input}{item.output}" for item in [*items, *questions])})
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*special, *characters])}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<end>", additional_special_tokens=special[2:]
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<｜User｜>' if m.role == 'user' else '<｜Assistant｜>' }}{{ m.content }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
+    )
+    config = Qwen2Config(
+        vocab_size=len(special) + len(characters),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "deepseek")
+    tokenizer.save_pretrained(tmp_path / "deepseek")
+    monkeypatch.setattr(course_models, "_cached", lambda model: [tmp_path / model.name[:8]])
+    return items, questions
+
+
+def test_the_notebooks_cell_for_deepseek(deepseek, monkeypatch, capsys):
+    """It needs a GPU only for the size of that model: with a small one of the same kind it runs anywhere."""
+    book = nbformat.read(ROOT / "notebooks" / "en" / "11_lora.ipynb", as_version=4)
+    cell = next(cell.source for cell in book.cells if cell.id == "deepseek-run")
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 2**30)
+    names = {"gc": gc, "torch": torch, "models": course_models, "finetune": finetune}
+    names |= {"AutoModelForCausalLM": AutoModelForCausalLM, "machine": SimpleNamespace(device="cpu")}
+    names |= {"items": deepseek[0][:320], "questions": deepseek[1][:4], "right": lambda answers: [True] * len(answers)}
+    exec(cell.replace("float16", "float32"), names)
+    assert len(names["answers_qwen"]) == 4 and "4 of 4 right, 1.0 GiB" in capsys.readouterr().out
+    curve = names["curve"]
+    assert [step for step, _ in curve] == [10, 20, 30, 40, 50, 60] and curve[-1][1] < curve[0][1]
 
 
 def test_data_without_the_named_columns_or_without_items(tmp_path):
@@ -527,8 +579,9 @@ def test_progress_memory_and_curves(base, tmp_path, capfd):
 
     callbacks = [finetune.ProgressBar(), finetune.TensorBoard(tmp_path)]
     _, history = trained(base, LORA, validation=examples(), callbacks=callbacks)
-    shown = capfd.readouterr().err
-    assert "6/6" in shown and f"loss {history.loss[-1][1]:.4f}" in shown and " MiB" in shown
+    shown = capfd.readouterr().out
+    assert any(f" left, loss {loss:.4f}, CPU " in shown for _, loss in history.loss) and " MiB" in shown
+    assert shown.rpartition("\r")[2] == f"training |{'█' * 20}| 6/6\n"  # as on every other machine
     events = EventAccumulator(str(tmp_path)).Reload()
     logged = [(event.step, event.value) for event in events.Scalars("loss")]
     assert logged == [(step, pytest.approx(loss)) for step, loss in history.loss]

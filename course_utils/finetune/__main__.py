@@ -64,10 +64,11 @@ def run(settings: Settings) -> "History":
     callbacks = [ProgressBar(), TensorBoard(settings.output_dir / "tensorboard")]
     examples, held_out = (encode_examples(tokenizer, part, settings) for part in (items, validation))
     history = train(model, examples, settings, held_out, callbacks, resume=True)
+    loss = f"{history.loss[-1][1]:.4f}"
     say(
         Text(
-            f"Done: {settings.output_dir / 'adapter'}. {memory_line(process.device)}",
-            f"完成：{settings.output_dir / 'adapter'}。{memory_line(process.device)}",
+            f"Done: {settings.output_dir / 'adapter'}, loss {loss}. {memory_line(process.device)}",
+            f"完成：{settings.output_dir / 'adapter'}，损失 {loss}。{memory_line(process.device)}",
         )
     )
     return history

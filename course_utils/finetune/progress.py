@@ -1,10 +1,11 @@
 """What a run shows while it goes on: a bar, curves for TensorBoard, how full the memory is."""
 
+import sys
 from pathlib import Path
 
 import psutil
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from course_utils.finetune.training import Step
 from course_utils.messages import CourseError
@@ -22,18 +23,26 @@ def memory_line(device: torch.device) -> str:
 
 
 class ProgressBar:
-    """A callback that draws a bar with the loss and the memory."""
+    """A callback that draws a bar with the time left, the loss and the memory.
+
+    Of these the last line keeps nothing but the number of steps: it is the same on every machine.
+    """
+
+    FORMAT = "training |{bar:20}| {n}/{total}"
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
 
     def __call__(self, step: Step) -> None:
         if self.bar is None:
-            self.bar = tqdm(total=step.total, initial=step.number - 1)
+            going = self.FORMAT + ", {remaining} left{postfix}"
+            self.bar = tqdm(total=step.total, initial=step.number - 1, file=sys.stdout, bar_format=going)
         if step.history.loss and step.history.loss[-1][0] == step.number:
             self.bar.set_postfix_str(f"loss {step.history.loss[-1][1]:.4f}, {memory_line(step.device)}", refresh=False)
         self.bar.update()
         if step.number == step.total or step.history.stopped_early:
+            self.bar.clear()  # the shorter text would be filled up with blanks
+            self.bar.bar_format = self.FORMAT
             self.bar.close()
 
 
