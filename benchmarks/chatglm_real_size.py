@@ -1,15 +1,16 @@
 """Load and run a ChatGLM3-6B of real size with random weights: seconds, peak memory, speed of decoding.
 
-    python benchmarks/chatglm_real_size.py FOLDER [--device cuda | meta] [--quantize int4] [--train lora]
+    python benchmarks/chatglm_real_size.py FOLDER [--device cuda | meta] [--bin] [--quantize int4] [--train lora]
 
-Writes 12.5 GB of random float16 weights in the published layout to FOLDER, measures in processes of their own,
+Writes 12.5 GB of random float16 weights in the published layout to FOLDER, in .safetensors files or, as the models of
+2023 were published, in .bin files; measures in processes of their own,
 prints what it measured and deletes FOLDER again; one that was there before is used and stays. With `--train`
 two steps of the course's recipe (`data/finetune/`) follow, on texts as long as it allows. On a CPU, 14 GB of
 free memory are needed for float16. A GPU is held to 15 GiB, as on a T4, and the host memory that loading took
 is compared with its bound: 3 GiB, which Python, torch and CUDA take up before, and the largest shard. Without
 a GPU, `--device meta` shows the host's side of it: every weight is read and made ready, and the device keeps
 none.
-The floor under the time of a token is the time that reading every weight once takes.
+The floor under the time of a token is the time that reading its weights once takes.
 """
 
 import argparse
@@ -54,34 +55,36 @@ def published_shapes(config: dict) -> dict[str, tuple[int, ...]]:
     }
 
 
-def write_folder(folder: Path) -> None:
+def write_folder(folder: Path, config: dict, as_bin: bool = False) -> None:
     """Random weights on disk, shard after shard."""
-    config = json.loads(CONFIG.read_text())
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     pool = (torch.randn(2**26, generator=torch.Generator().manual_seed(0)) * 0.02).half()  # cut anew for each tensor
-    shards: list[dict[str, torch.Tensor]] = [{}]
-    weight_map, filled, written = {}, 0.0, 0
-
-    def flush() -> None:
-        save_file(shards[-1], folder / f"model-{len(shards):05}-of-00007.safetensors")
-        shards[-1] = {}
-
-    for number, (name, shape) in enumerate(published_shapes(config).items()):
-        size = torch.Size(shape).numel()
-        if filled and filled + 2 * size > SHARD_BYTES:
-            flush()
+    shards: list[dict[str, torch.Size]] = [{}]
+    filled = written = 0
+    for name, shape in published_shapes(config).items():
+        size = 2 * torch.Size(shape).numel()
+        if filled and filled + size > SHARD_BYTES:
             shards.append({})
             filled = 0
-        start = number * 7919
-        tensor = pool.roll(-start)[:size] if size <= len(pool) else pool.repeat(-(-size // len(pool)))[:size]
-        shards[-1][name] = torch.ones(shape).half() if "layernorm" in name else tensor.clone().view(shape)
-        weight_map[name] = f"model-{len(shards):05}-of-00007.safetensors"
-        filled += 2 * size
-        written += 2 * size
-    flush()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    print(f"written: {written / 1e9:.2f} GB of weights in {len(shards)} files")
+        shards[-1][name] = torch.Size(shape)
+        filled += size
+        written += size
+
+    stem, save = ("pytorch_model", torch.save) if as_bin else ("model", save_file)
+    suffix = "bin" if as_bin else "safetensors"
+    weight_map, start = {}, 0
+    for number, shapes in enumerate(shards, 1):
+        file = f"{stem}-{number:05}-of-{len(shards):05}.{suffix}"
+        tensors = {}
+        for name, shape in shapes.items():
+            start += 7919
+            pieces = pool.roll(start).repeat(-(-shape.numel() // len(pool)))[: shape.numel()]
+            tensors[name] = torch.ones(shape).half() if "layernorm" in name else pieces.clone().view(shape)
+            weight_map[name] = file
+        save(tensors, folder / file)
+    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    print(f"written: {written / 1e9:.2f} GB of weights in {len(shards)} .{suffix} files")
 
 
 def peak() -> float:
@@ -112,7 +115,7 @@ def measure(folder: Path, device: str, quantize: str | None, tokens: int, train:
     model = load_chatglm(folder, device=device, quantize=quantize)
     wait()
     print(f"load_chatglm: {time.perf_counter() - begin:.1f} s, peak host memory {peak():.2f} GiB")
-    bound = 3 + max(file.stat().st_size for file in folder.glob("*.safetensors")) / GIB
+    bound = 3 + max(file.stat().st_size for file in folder.glob("*-of-*")) / GIB
     if model.device.type == "meta":
         read = int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0]) / GIB
         print(f"read from files: {read:.2f} GiB; bound for the host: {bound:.2f} GiB")
@@ -134,11 +137,12 @@ def measure(folder: Path, device: str, quantize: str | None, tokens: int, train:
     else:
         print(f"peak / weights = {after * GIB / size:.3f}, bound 1.1")
 
-    # The floor: a token needs every weight of the blocks and of the output matrix once.
+    # The floor: a token needs every weight of the blocks and of the output matrix once, and one row of the embeddings.
+    skipped = model.get_input_embeddings().weight
     floor = 0.0
     for _ in range(2):  # the first time also fetches the kernels
         begin = time.perf_counter()
-        for tensor in tensors:
+        for tensor in (tensor for tensor in tensors if tensor is not skipped):
             tensor.view(-1).view(torch.int64 if tensor.nbytes % 8 == 0 else tensor.dtype).max()
         wait()
         floor = time.perf_counter() - begin
@@ -158,7 +162,7 @@ def measure(folder: Path, device: str, quantize: str | None, tokens: int, train:
     model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, streamer=clock)
     steps = [later - earlier for earlier, later in zip(clock.times[1:], clock.times[2:], strict=False)]
     median = sorted(steps)[len(steps) // 2]
-    print(f"one token of generate: {median:.4f} s (median of {len(steps)}); reading all weights once: {floor:.4f} s")
+    print(f"one token of generate: {median:.4f} s (median of {len(steps)}); reading its weights once: {floor:.4f} s")
     print(f"peak host memory at the end: {peak():.2f} GiB")
     if gpu:
         print(f"peak GPU memory at the end: {torch.cuda.max_memory_allocated() / GIB:.2f} GiB")
@@ -194,6 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bin", action="store_true", help="write .bin files")
     parser.add_argument("--quantize")
     parser.add_argument("--tokens", type=int, default=8)
     parser.add_argument("--train", choices=["ptuning", "lora"])
@@ -205,7 +210,7 @@ def main() -> None:
         return
     ours = not given.folder.exists()
     if ours:
-        write_folder(given.folder)
+        write_folder(given.folder, json.loads(CONFIG.read_text()), given.bin)
     try:
         subprocess.run(
             [sys.executable, __file__, *sys.argv[1:], "--measure"],

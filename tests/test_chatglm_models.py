@@ -209,6 +209,24 @@ def test_prefix_alone_in_a_file(name, tmp_path):
     assert_same_as_published(model, name)
 
 
+def test_prefix_without_projection_in_the_first_generation(tmp_path):
+    """What its network makes of the reference's prefix is a table; as a table it must do the same."""
+    tensors = load_file(FIXTURES / "v1_prefixproj" / "model.safetensors")
+    part = "transformer.prefix_encoder."
+    row, first, bias, second, last_bias = (
+        tensors[part + name]
+        for name in ("embedding.weight", "trans.0.weight", "trans.0.bias", "trans.2.weight", "trans.2.bias")
+    )
+    table = (row @ first.T + bias).tanh() @ second.T + last_bias
+    torch.save({part + "embedding.weight": table}, tmp_path / "pytorch_model.bin")
+    shutil.copy(FIXTURES / "v1_prefixproj" / "config.json", tmp_path)
+    kept = {name: value for name, value in tensors.items() if part not in name}
+    save_file(kept, tmp_path / "model.safetensors")
+    assert_same_as_published(
+        load_prefix(load_chatglm(tmp_path, device="cpu"), tmp_path / "pytorch_model.bin"), "v1_prefixproj"
+    )
+
+
 @pytest.mark.parametrize("name", PREFIXED)
 def test_prefix_inside_a_full_checkpoint(name):
     model = load({"v3_mqa2_prefix": "v3_mqa2", "v1_prefixproj": "v1_base"}[name])
