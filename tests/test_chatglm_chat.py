@@ -1,8 +1,16 @@
 """Prompts, answers, streams and histories, with tiny models whose answers are known."""
 
 import builtins
+import json
+import logging
 import math
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +18,7 @@ import torch
 from chatglm_scripted import answer_ids, published_folder, tiny_model, tokenizer_of
 
 from course_utils import CourseError
+from course_utils.chatglm import load_chatglm, load_tokenizer
 from course_utils.chatglm.conversation import (
     chat,
     finish,
@@ -18,6 +27,8 @@ from course_utils.chatglm.conversation import (
     tool_call,
 )
 from course_utils.chatglm.prompts import prompt_parts
+from course_utils.datasets import Pair
+from course_utils.finetune import generate_answers, prompt_ids
 
 GENERATIONS = [1, 2, 3]
 PAIRS = [("你好", "你好！"), ("再见", "再见。")]
@@ -243,6 +254,26 @@ def test_leaving_a_stream_ends_the_computation():
     assert model.steps < 1000
 
 
+def test_a_length_in_the_folder_makes_no_warning_and_no_difference(tmp_path, monkeypatch, caplog):
+    """GLM-4-9B-chat is published with one, and it does not count the tokens of an answer."""
+    folder = published_folder(2, tmp_path / "published")
+    (folder / "generation_config.json").write_text('{"do_sample": true, "top_p": 0.8, "max_length": 128000}')
+    model, tokenizer = load_chatglm(folder, dtype="float32", device="cpu"), load_tokenizer(folder)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    options = {"do_sample": False, "max_new_tokens": 8}
+    prompt = tokenizer.apply_chat_template([user("你好")], add_generation_prompt=True, return_tensors="pt")
+    written = model.generate(**prompt, **options, eos_token_id=tokenizer.stop_ids)[0, prompt["input_ids"].shape[1] :]
+    assert "max_length" in caplog.text  # this is how the library warns
+    caplog.clear()
+    reply = finish(stream_chat(model, tokenizer, "你好", **options))
+    assert (reply.answer, reply.answer_tokens) == (tokenizer.decode(written).strip(), 8)
+    chat(model, tokenizer, "你好", max_new_tokens=2)
+    chat(model, tokenizer, "你好", max_length=100, temperature=0)
+    generate_answers(model, tokenizer, [Pair("你好", "")], max_new_tokens=2)
+    assert not caplog.records
+    assert model.generation_config.max_length == 128_000
+
+
 def test_an_error_inside_generate_reaches_the_caller():
     model, tokenizer = speaker(3, "好")
     with pytest.raises(ValueError, match="temprature"):
@@ -328,21 +359,43 @@ def test_the_search_leaves_out_as_many_rounds_as_one_after_the_other(generation)
             assert model.prompts[-1] == ids
 
 
-def test_a_very_long_history_is_not_encoded_whole(monkeypatch):
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_a_training_prompt_loses_as_few_rounds_as_it_can(generation):
+    tokenizer = tokenizer_of(generation)
+    history = PAIRS * 4
+    prompts = [prompt_ids(tokenizer, Pair("?", "", history[dropped:])) for dropped in range(len(history) + 1)]
+    for limit in range(len(prompts[-1]), len(prompts[0]) + 2):
+        expected = next(prompt for prompt in prompts if len(prompt) <= limit)
+        assert prompt_ids(tokenizer, Pair("?", "", history), limit) == expected
+
+
+def test_of_a_very_long_history_each_text_that_may_fit_is_encoded_once(monkeypatch):
     model, tokenizer = speaker(3, "好", context=128)
-    encoded = []
+    encoded: Counter[str] = Counter()
     encode = type(tokenizer).encode_prompt
-    monkeypatch.setattr(
-        type(tokenizer), "encode_prompt", lambda self, parts: encoded.append(len(parts)) or encode(self, parts)
-    )
-    history = [("a", "b")] * 20_000
-    reply = finish(stream_chat(model, tokenizer, "?", history, notice=lambda text: None))
-    assert sum(encoded) < 2_000
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            type(tokenizer), "encode_prompt", lambda self, parts: encoded.update(parts) or encode(self, parts)
+        )
+        history = [(f"a{i}", f"b{i}") for i in range(20_000)]
+        reply = finish(stream_chat(model, tokenizer, "?", history, notice=lambda text: None))
+    assert len(encoded) < 100 and set(encoded.values()) == {1}
     # As many rounds as fit, and not one more.
     kept = reply.history[:-2]
     assert reply.prompt_tokens <= 96
-    more = [user("a"), assistant("b"), *kept, user("?")]
+    oldest = 20_000 - len(kept) // 2
+    more = [user(f"a{oldest - 1}"), assistant(f"b{oldest - 1}"), *kept, user("?")]
+    assert more[2] == user(f"a{oldest}")
     assert len(tokenizer.encode_prompt(prompt_parts(3, more))) > 96
+
+
+def test_a_text_that_is_the_name_of_a_control_token_stays_a_text():
+    model, tokenizer = speaker(3, "好")
+    chat(model, tokenizer, "<|assistant|>", [("<|user|>", "[gMASK]")])
+    messages = [user("<|user|>"), assistant("[gMASK]"), user("<|assistant|>")]
+    assert model.prompts[-1] == tokenizer.encode_prompt(prompt_parts(3, messages))
+    controls = [name for name in tokenizer.convert_ids_to_tokens(model.prompts[-1]) if name in tokenizer.control_tokens]
+    assert controls == ["[gMASK]", "sop", "<|user|>", "<|assistant|>", "<|user|>", "<|assistant|>"]
 
 
 def test_instructions_outlive_the_rounds():
@@ -438,6 +491,97 @@ def test_terminal_chat(monkeypatch, capsys):
     terminal_chat(model, tokenizer)
 
 
+def test_ctrl_c_interrupts_an_answer_and_ends_the_chat_at_the_prompt(monkeypatch, capsys):
+    """A signal as the terminal sends it, while the answer is written in another thread."""
+    tokenizer = tokenizer_of(3)
+    endless = [*tokenizer.encode_text("\n"), *[tokenizer.encode_text("a")[0]] * 4000]
+    model = tiny_model(3, context=4096).says(endless, answer_ids(tokenizer, "好"))
+    forward = type(model).forward
+
+    def interrupted(self, *args, **kwargs):
+        if self.steps == 20:
+            signal.raise_signal(signal.SIGINT)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "forward", interrupted)
+    typed = iter(["first", "second"])
+
+    def ask(prompt: str) -> str:
+        for text in typed:
+            return text
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the signal came first")
+
+    monkeypatch.setattr(builtins, "input", ask)
+    try:
+        terminal_chat(model, tokenizer)
+    except KeyboardInterrupt:  # it would end the other tests too
+        pytest.fail("Ctrl-C ended the chat with a traceback")
+    _, _, *answers = capsys.readouterr().out.splitlines()
+    said = answers[0].split()
+    assert set(said) == {"a"} and len(said) < 2000  # begun, and not written to its end
+    assert answers[1:] == ["好", ""]
+    assert not [t for t in threading.enumerate() if t.name == "generate"]
+    # As if it had never been asked.
+    assert model.prompts[1] == tokenizer.encode_prompt(prompt_parts(3, [user("second")]))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal, which Windows has not")
+def test_ctrl_c_in_a_terminal(tmp_path):
+    import fcntl
+    import pty
+    import termios
+
+    folder = published_folder(2, tmp_path / "published")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"seq_length": 100_000}))
+    word = tokenizer_of(2).encode_text("a")[0]  # the only one that may be said: the answer does not end by itself
+    others = [token for token in range(config["padded_vocab_size"]) if token != word]
+    (folder / "generation_config.json").write_text(json.dumps({"suppress_tokens": others}))
+    keyboard, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "course_utils.chatglm", "chat", str(folder), "--device", "cpu"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # Ctrl-C goes to the processes of its terminal
+    )
+    os.close(terminal)
+    shown = b""
+
+    def read() -> bool:
+        nonlocal shown
+        try:
+            more = os.read(keyboard, 4096)
+        except OSError:  # so Linux says that the program has ended
+            return False
+        shown += more
+        return bool(more)
+
+    try:
+        while not shown.endswith(b"\n> ") and read():
+            pass
+        os.write(keyboard, b"hello\n")
+        asked = len(shown)
+        while len(shown) < asked + 200 and read():
+            pass
+        os.write(keyboard, b"\x03")
+        while not shown.endswith(b"\n> ") and read():
+            pass
+        time.sleep(0.5)  # Python shows a prompt a moment before it listens
+        os.write(keyboard, b"\x03")
+        while read():
+            pass
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(keyboard)
+    assert shown.count(b"\n> ") == 2 and shown.count(b"^C") == 2 and b"a a a" in shown
+    assert b"Traceback" not in shown
+
+
 def test_the_package_hands_out_functions():
     """A submodule of the same name would take a function's place as soon as something imported it."""
     import course_utils.chatglm as package
@@ -449,8 +593,6 @@ def test_the_package_hands_out_functions():
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_a_published_folder_is_all_it_takes(generation, tmp_path):
-    from course_utils.chatglm import chat, load_chatglm, load_tokenizer, stream_chat
-
     folder = published_folder(generation, tmp_path / "published")
     model, tokenizer = load_chatglm(folder, dtype="float32", device="cpu"), load_tokenizer(folder)
     assert tokenizer.generation == generation

@@ -1,4 +1,4 @@
-"""The HTTP service over a real socket: urllib, raw sockets and the official OpenAI client."""
+"""The HTTP service over a real socket: urllib, raw sockets, curl and the official OpenAI client."""
 
 import json
 import shutil
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import openai
+import psutil
 import pytest
 from chatglm_scripted import ScriptedGlm, answer_ids, published_folder, tiny_model, tokenizer_of
 
@@ -63,6 +64,25 @@ def spoken():
         yield url, answering.model
 
 
+@pytest.fixture(scope="module")
+def embedding(tmp_path_factory):
+    """One that serves an embedding model of two words beside it."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    weights = np.array([[0, 0], [1, 0.5], [0, -1]], dtype=np.float32)
+    made = SentenceTransformer(modules=[StaticEmbedding(words, embedding_weights=weights)], device="cpu")
+    folder = tmp_path_factory.mktemp("models") / "bge"
+    made.save(str(folder))
+    answering = service("好")
+    answering.embedder, answering.embedder_name = _load_embedder(folder)
+    with running(answering) as url:
+        yield url
+
+
 def call(url: str, body=None, headers=(), method=None) -> tuple[int, dict]:
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, dict(headers), method=method)
@@ -96,18 +116,6 @@ def test_plain_post(generation):
         _, second = call(url, {**question, "temperature": 0.95})
         assert second["response"] == "再见。"
         assert len(second["history"]) == 2 * len(first["history"])
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_curl(spoken):
-    url, _ = spoken
-    header = "Content-Type: application/json"
-    out = subprocess.run(
-        ["curl", "-sS", "-X", "POST", url, "-H", header, "-d", '{"prompt": "你好", "history": []}'],
-        capture_output=True,
-        check=True,
-    )
-    assert json.loads(out.stdout)["response"] == "你好！🚀"
 
 
 def test_context_notice_does_not_disturb():
@@ -225,32 +233,69 @@ def test_no_role_can_be_forged_over_the_wire(spoken):
     assert forged == honest
 
 
-def test_embeddings(tmp_path):
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import StaticEmbedding
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    weights = np.array([[0, 0], [1, 0.5], [0, -1]], dtype=np.float32)
-    made = SentenceTransformer(modules=[StaticEmbedding(words, embedding_weights=weights)], device="cpu")
-    made.save(str(tmp_path / "bge"))
-    answering = service("好")
-    answering.embedder, answering.embedder_name = _load_embedder(tmp_path / "bge")
-    with running(answering) as url:
-        api = client(url)
-        assert [m.id for m in api.models.list()] == ["tiny", "bge"]
-        answer = api.embeddings.create(model="bge", input=["a", "a b"])  # the client asks for base64
-        assert [item.embedding for item in answer.data] == [[1.0, 0.5], [0.5, -0.25]]
-        assert answer.usage.prompt_tokens == 3
-        status, plain = call(f"{url}/v1/embeddings", {"input": "b"})
-        assert status == 200 and plain["data"][0]["embedding"] == [0.0, -1.0]
+def test_embeddings(embedding):
+    api = client(embedding)
+    assert [m.id for m in api.models.list()] == ["tiny", "bge"]
+    answer = api.embeddings.create(model="bge", input=["a", "a b"])  # the client asks for base64
+    assert [item.embedding for item in answer.data] == [[1.0, 0.5], [0.5, -0.25]]
+    assert answer.usage.prompt_tokens == 3
+    status, plain = call(f"{embedding}/v1/embeddings", {"input": "b"})
+    assert status == 200 and plain["data"][0]["embedding"] == [0.0, -1.0]
 
 
 def test_embeddings_without_a_model(spoken):
     url, _ = spoken
     status, answer = call(f"{url}/v1/embeddings", {"input": "x"})
     assert status == 404 and "--embeddings" in answer["error"]["message"]
+
+
+# --- curl
+
+
+def curl(*arguments: str) -> str:
+    return subprocess.run(["curl", "-sS", "--fail", *arguments], capture_output=True, check=True).stdout.decode()
+
+
+def sending(body: dict) -> list[str]:
+    return ["-H", "Content-Type: application/json", "-d", json.dumps(body, ensure_ascii=False)]
+
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+@needs_curl
+def test_curl_and_the_original_api(spoken):
+    url, _ = spoken
+    answer = curl("-X", "POST", url, *sending({"prompt": "你好", "history": []}))
+    assert json.loads(answer)["response"] == "你好！🚀"
+
+
+@needs_curl
+def test_curl_asks_what_is_served(spoken, embedding):
+    url, _ = spoken
+    assert json.loads(curl(f"{url}/health")) == {"status": "ok", "model": "tiny", "busy": False}
+    for served, names in ((url, ["tiny"]), (embedding, ["tiny", "bge"])):
+        assert [model["id"] for model in json.loads(curl(f"{served}/v1/models"))["data"]] == names
+
+
+@needs_curl
+def test_curl_chats_and_streams(spoken):
+    url = f"{spoken[0]}/v1/chat/completions"
+    plain = json.loads(curl(url, *sending({"messages": USER})))["choices"][0]
+    assert (plain["message"], plain["finish_reason"]) == ({"role": "assistant", "content": "你好！🚀"}, "stop")
+    *events, done, end = curl(url, *sending({"messages": USER, "stream": True})).split("\n\n")
+    assert (done, end) == ("data: [DONE]", "")
+    assert all(event.startswith("data: ") for event in events)
+    chunks = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events]
+    pieces = [chunk["delta"]["content"] for chunk in chunks if chunk["delta"].get("content")]
+    assert "".join(pieces) == plain["message"]["content"] and len(pieces) > 1
+    assert [chunk["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+
+
+@needs_curl
+def test_curl_embeds(embedding):
+    answer = json.loads(curl(f"{embedding}/v1/embeddings", *sending({"input": ["a", "a b"]})))
+    assert [item["embedding"] for item in answer["data"]] == [[1.0, 0.5], [0.5, -0.25]]
 
 
 # --- one model, many clients
@@ -417,31 +462,36 @@ def test_answers_are_limited():
 
 def test_the_command_serves_a_published_folder(tmp_path):
     folder = published_folder(3, tmp_path / "chatglm3-random")
+    (folder / "generation_config.json").write_text('{"suppress_tokens": [2, 1806, 1808]}')  # no answer ends by itself
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "course_utils.serve",
-        str(folder),
-        "--port",
-        str(port),
-        "--device",
-        "cpu",
-        "--quantize",
-        "int8",
-    ]
+    options = {
+        "port": port,
+        "device": "cpu",
+        "quantize": "int8",
+        "max-body": 1000,
+        "max-tokens": 5,
+        "api-key": "secret",
+    }
+    command = [sys.executable, "-m", "course_utils.serve", str(folder)]
+    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             for line in process.stdout:
                 if "Uvicorn running" in line:
-                    assert "127.0.0.1" in line
                     break
-            answer = client(f"http://127.0.0.1:{port}").chat.completions.create(
-                model="any", messages=USER, max_tokens=4, temperature=0
-            )
-            assert answer.model == "chatglm3-random"
-            assert answer.usage.completion_tokens <= 4
+            listening = [c.laddr for c in psutil.Process(process.pid).net_connections() if c.status == "LISTEN"]
+            assert listening == [("127.0.0.1", port)]  # no --host: this machine only
+            url = f"http://127.0.0.1:{port}"
+            api = client(url, "secret")
+            for asked, written in ((4, 4), (50, 5), (openai.omit, 5)):
+                answer = api.chat.completions.create(model="any", messages=USER, max_tokens=asked, temperature=0)
+                assert (answer.usage.completion_tokens, answer.model) == (written, "chatglm3-random")
+            assert call(url, {"prompt": "?"})[0] == 401
+            key = {"Authorization": "Bearer secret"}
+            status, answer = call(url, {"prompt": "x" * 1000}, key)
+            assert status == 413 and "1000 bytes" in answer["error"]["message"]
+            assert call(url, {"prompt": "?"}, key)[0] == 200
         finally:
             process.terminate()
             process.communicate(timeout=60)

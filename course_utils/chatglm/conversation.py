@@ -19,6 +19,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Real
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -124,6 +125,7 @@ def stream_chat(
         sampling["do_sample"] = False
     options = {
         "max_new_tokens": min(max_new_tokens or context, context - len(ids)),
+        "max_length": None,  # a folder may set it too, and then the library warns at every answer
         "eos_token_id": tokenizer.stop_ids,
         "pad_token_id": tokenizer.pad_token_id,
         **sampling,
@@ -168,6 +170,19 @@ def _stream(
 # --- the prompt
 
 
+def rounds_to_drop(rounds: int, fits: Callable[[int], bool]) -> int:
+    """How many of the oldest rounds must go until the prompt `fits` without them; all, if it never does.
+
+    A prompt of fewer rounds is shorter, so the border can be searched for. The search begins at the newest
+    round: what it tries grows with the context and not with the history, which may be far longer.
+    """
+    kept = 1
+    while kept <= rounds and fits(rounds + 1 - kept):
+        kept *= 2
+    low, high = max(0, rounds + 1 - kept), min(rounds, rounds + 1 - kept // 2)
+    return bisect_left(range(rounds), True, low, high, key=fits)
+
+
 def _fit(
     tokenizer: ChatGLMTokenizer,
     messages: list[Message],
@@ -182,19 +197,16 @@ def _fit(
     def without(dropped: int) -> list[Message]:
         return messages[: users[0]] + messages[users[dropped] :] if dropped else messages
 
+    # The search writes a round down again and again; its tokens are asked for once. Typed, because a control
+    # token and a text that spells its name are equal strings.
+    @lru_cache(maxsize=None, typed=True)
+    def part_ids(part: str) -> list[int]:
+        return tokenizer.encode_prompt([part])
+
     def encoded(dropped: int) -> list[int]:
-        return tokenizer.encode_prompt(prompt_parts(tokenizer.generation, without(dropped)))
+        return [i for part in prompt_parts(tokenizer.generation, without(dropped)) for i in part_ids(part)]
 
-    def fits(dropped: int) -> bool:
-        return len(encoded(dropped)) <= context - answer_room
-
-    # A prompt of fewer rounds is shorter, so the border can be searched for. The search begins at the newest
-    # round: what it encodes grows with the context and not with the history, which may be far longer.
-    kept = 1
-    while kept <= last and fits(last + 1 - kept):
-        kept *= 2
-    low, high = max(0, last + 1 - kept), min(last, last + 1 - kept // 2)
-    dropped = bisect_left(range(last), True, low, high, key=fits)
+    dropped = rounds_to_drop(last, lambda n: len(encoded(n)) <= context - answer_room)
     ids = encoded(dropped)
     if len(ids) >= context:
         raise CourseError(

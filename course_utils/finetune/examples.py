@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from course_utils.chatglm.conversation import _readable
+from course_utils.chatglm.conversation import _readable, rounds_to_drop
 from course_utils.chatglm.prompts import as_messages
 from course_utils.chatglm.tokenization import ChatGLMTokenizer
 from course_utils.datasets import Instruction, Pair, load_alpaca, load_pairs
@@ -90,12 +90,13 @@ def prompt_ids(
     system = getattr(item, "system", "")
     opening = [{"role": "system", "content": system}] if system else []
     history, question = as_messages(item.history), {"role": "user", "content": item.prompt}
-    ids = encoded([*opening, *history, question])
+
+    def without(dropped: int) -> list[int]:
+        return encoded([*opening, *history[2 * dropped :], question])
+
     if max_source_length is None:
-        return ids
-    while len(ids) > max_source_length and history:
-        history = history[2:]
-        ids = encoded([*opening, *history, question])
+        return without(0)
+    ids = without(rounds_to_drop(len(history) // 2, lambda n: len(without(n)) <= max_source_length))
     if len(ids) <= max_source_length:
         return ids
 
@@ -175,6 +176,7 @@ def generate_answers(
                 **batch,
                 do_sample=False,
                 max_new_tokens=max_new_tokens,
+                max_length=None,  # a folder may set it too, and then the library warns
                 eos_token_id=stop,
                 pad_token_id=tokenizer.pad_token_id,
             )
