@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -25,14 +26,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from course_utils.messages import CourseError, Text
 from course_utils.runtime import gpu_obstacle, probe_gpu
 
 STAND_INS = Path(__file__).resolve().parents[1] / "data" / "models"
 ATTEMPTS = 5
+PAUSE = 1.0  # seconds after the first attempt that brought nothing; each one more waits this much longer
 TIMEOUT = 20  # seconds without a byte
+
+Want = Literal["auto", "real", "stand-in"]
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class Found:
 def find_model(
     name: str,
     folder: str | Path | None = None,
-    want: Literal["auto", "real", "stand-in"] = "auto",
+    want: Want = "auto",
     number_format: str | None = None,
 ) -> Found:
     """Find a model of the catalogue, fetch it if need be, or fall back on its stand-in.
@@ -166,6 +170,11 @@ def find_model(
         raise CourseError(
             f"{name} has no number format {number_format!r}: choose one of {', '.join(known)}",
             f"{name} 没有名为 {number_format!r} 的数字格式：请从 {'、'.join(known)} 中选择",
+        )
+    if want not in get_args(Want):
+        raise CourseError(
+            f"want is {want!r:.40}: choose one of {', '.join(get_args(Want))}",
+            f"want 为 {want!r:.40}：请从 {'、'.join(get_args(Want))} 中选择",
         )
     if folder is not None:
         if problem := incomplete(Path(folder)):
@@ -189,6 +198,8 @@ def find_model(
         for source, fetch in () if offline else SOURCES:
             try:
                 fetched = fetch(model)
+                if problem := incomplete(fetched):
+                    raise Unreachable(f"its copy lacks {problem}")
                 return Found(fetched, source, Text(f"{name}: fetched from {source}.", f"{name}：从 {source} 下载。"))
             except Unreachable as error:
                 reasons.append(Text(f"{source}: {error}", f"{source}：{error}"))
@@ -320,25 +331,34 @@ def fetch_from_modelscope(model: Model) -> Path:
     try:
         with urllib.request.urlopen(f"{base}/files?Revision=master&Recursive=true", timeout=TIMEOUT) as answer:
             listed = {file["Path"]: file for file in json.load(answer)["Data"]["Files"]}
-    except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
+        files = [(path, int(listed[path]["Size"]), listed[path].get("Sha256") or None) for path in wanted(listed)]
+    except (OSError, HTTPException) as error:
         raise Unreachable(_first_line(error)) from None
-    files = [listed[path] for path in wanted(listed)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unreachable(f"its list of files is not understood ({_first_line(error)})") from None
     folder = _modelscope_cache() / "models" / model.modelscope
     try:
-        _check_disk(folder, sum(int(file["Size"]) for file in files))
-        for file in files:
-            query = urllib.parse.urlencode({"Revision": "master", "FilePath": file["Path"]})
-            download(f"{base}?{query}", folder / file["Path"], int(file["Size"]), file.get("Sha256") or None)
+        _check_disk(folder, sum(size for _, size, _ in files))
+        for path, size, sha256 in files:
+            query = urllib.parse.urlencode({"Revision": "master", "FilePath": path})
+            download(f"{base}?{query}", folder / path, size, sha256)
     except OSError as error:  # a cache that is read-only, for one; the next source has a cache of its own
         raise Unreachable(_first_line(error)) from None
     return folder
 
 
 def download(url: str, target: Path, size: int, sha256: str | None) -> None:
-    """Fetch one file, going on where an earlier attempt stopped; it gets its name only when it is whole."""
+    """Fetch one file, going on where an earlier attempt stopped; it gets its name only when it is whole.
+
+    What already has the name is hashed too: another program may have put it there. Only a download that was cut off
+    comes here again, so a model that is whole is not read through each time it is found.
+    """
     from tqdm.auto import tqdm
 
-    if target.is_file() and target.stat().st_size == size:
+    def is_whole(path: Path) -> bool:
+        return path.stat().st_size == size and (not sha256 or _sha256(path) == sha256.lower())
+
+    if target.is_file() and is_whole(target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -357,10 +377,12 @@ def download(url: str, target: Path, size: int, sha256: str | None) -> None:
                 part.write_bytes(b"")
             # As long as something arrives, it goes on.
             idle = 0 if part.stat().st_size > have else idle + 1
-            refused = isinstance(failure, urllib.error.HTTPError) and failure.code < 500
-            if refused or idle == ATTEMPTS:
+            status = failure.code if isinstance(failure, urllib.error.HTTPError) else 500
+            # 408 is too slow and 429 too often: these pass, as the server's own faults do.
+            if (status < 500 and status not in (408, 429)) or idle == ATTEMPTS:
                 raise Unreachable(f"{target.name}: {_first_line(failure)}")
-    if sha256 and _sha256(part) != sha256.lower():
+            time.sleep(PAUSE * idle)
+    if not is_whole(part):
         part.unlink()
         raise CourseError(
             f"{target.name} was damaged on its way (its SHA-256 is another): run this again to fetch it anew",

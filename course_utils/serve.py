@@ -293,7 +293,7 @@ class Service:
             temperature=question.temperature,
             top_p=question.top_p,
             seed=question.seed,
-            stop=[question.stop] if isinstance(question.stop, str) else question.stop,
+            stop=question.stop,
         )
         head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": self.name}
         if question.stream:

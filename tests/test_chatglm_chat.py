@@ -1,6 +1,7 @@
 """Prompts, answers, streams and histories, with tiny models whose answers are known."""
 
 import builtins
+import io
 import json
 import logging
 import math
@@ -155,8 +156,10 @@ def test_stop_texts_end_the_answer_and_never_show(generation):
     assert "".join(pieces).strip() == "one two"
     reply = finish(stream_chat(model, tokenizer, "?", stop=["three"]))
     assert reply.finish == "stop" and reply.answer.strip() == "one two"
+    assert finish(stream_chat(model, tokenizer, "?", stop="three")) == reply  # one text need not be a list
     # What only begins like a stop text is said.
-    assert chat(model, tokenizer, "?", stop=["fourteen"])[0] == "one two three four"
+    for none in (["fourteen"], [], None):
+        assert chat(model, tokenizer, "?", stop=none)[0] == "one two three four"
 
 
 def test_first_generation_punctuation_as_published():
@@ -230,6 +233,24 @@ def test_broken_scores_never_reach_sampling(monkeypatch, broken):
         assert (probabilities[..., 5:10].sum() > 0.99) == (broken == math.inf)
 
 
+@pytest.mark.parametrize("broken", [math.inf, math.nan])
+@pytest.mark.parametrize("do_sample", [True, False])
+def test_a_model_that_overflows_says_so_instead_of_gibberish(monkeypatch, broken, do_sample):
+    tokenizer = tokenizer_of(3)
+    model = tiny_model(3).says([])
+    forward = type(model).forward
+
+    def overflow(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        output.logits[:] = broken
+        return output
+
+    monkeypatch.setattr(type(model), "forward", overflow)
+    with pytest.raises(CourseError, match="overflows in this number format: load it with dtype='float32'"):
+        chat(model, tokenizer, "?", do_sample=do_sample)
+    assert model.steps == 1
+
+
 def test_an_answer_leaves_no_trace_in_the_model():
     model, tokenizer = speaker(3, "好")
     model.train()
@@ -278,6 +299,30 @@ def test_an_error_inside_generate_reaches_the_caller():
     model, tokenizer = speaker(3, "好")
     with pytest.raises(ValueError, match="temprature"):
         chat(model, tokenizer, "?", temprature=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "cure"),
+    [
+        ({"max_new_tokens": "5"}, "max_new_tokens is '5': give a number of tokens"),
+        ({"max_length": 2.5}, "max_length is 2.5: give a number of tokens"),
+        ({"stop": ""}, "none of them empty"),
+        ({"stop": ["a", ""]}, "none of them empty"),
+        ({"stop": ["a", 5]}, "stop is .* give a text, or a list of texts"),
+        ({"stop": 5}, "stop is 5: give a text, or a list of texts"),
+        ({"seed": "x"}, "seed is 'x': give a whole number"),
+        ({"seed": 2**70}, "give a whole number"),
+        ({"top_p": "x"}, "top_p is 'x': give a number from 0 to 1"),
+        ({"top_p": 2}, "give a number from 0 to 1"),
+        ({"num_beams": 2}, "num_beams is 2: give 1"),
+        ({"num_return_sequences": 2}, "num_return_sequences is 2: give 1"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_anything_runs(option, cure):
+    model, tokenizer = speaker(3, "好")
+    with pytest.raises(CourseError, match=cure):
+        stream_chat(model, tokenizer, "?", **option)
+    assert model.prompts == []
 
 
 # --- tools
@@ -489,6 +534,20 @@ def test_terminal_chat(monkeypatch, capsys):
 
     monkeypatch.setattr(builtins, "input", end)
     terminal_chat(model, tokenizer)
+
+
+def test_a_broken_line_ends_no_chat_and_nor_does_a_screen_without_chinese(monkeypatch):
+    model, tokenizer = speaker(3, "你好！", "fine")
+    lines = ["hello".encode(), "你好".encode()[:-1], "again".encode(), b"stop"]
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(lines)), encoding="utf-8"))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    terminal_chat(model, tokenizer)
+    terminal_chat(model, tokenizer)  # the stream has been read from
+    sys.stdout.flush()
+    assert b"> ???\n" in written.getvalue() and b"type it again" in written.getvalue()
+    messages = [user("hello"), assistant("你好！"), user("again")]
+    assert model.prompts[1:] == [tokenizer.encode_prompt(prompt_parts(3, messages))]
 
 
 def test_ctrl_c_interrupts_an_answer_and_ends_the_chat_at_the_prompt(monkeypatch, capsys):

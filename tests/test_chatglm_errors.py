@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from course_utils import CourseError
 from course_utils.chatglm import convert, load_chatglm, load_prefix, loading, memory
 from course_utils.chatglm.__main__ import main
+from course_utils.chatglm.published import StoredTensor
 from course_utils.runtime import GIB, GPU
 
 FIXTURES = Path(__file__).parent / "fixtures" / "chatglm"
@@ -349,3 +350,19 @@ def test_command_line(folder, tmp_path, capsys):
     assert main(["chat", str(folder)]) == 1  # no tokenizer
     assert "tokenizer" in capsys.readouterr().err
     assert memory.gib(3 * 2**29) == "1.5 GiB"
+
+
+def test_interrupted_while_a_model_is_read(folder, tmp_path, monkeypatch, capsys):
+    """Ctrl-C in the middle of the weights: one line, no traceback, and no half of a checkpoint."""
+    read, asked = StoredTensor.read, []
+
+    def interrupted(self):
+        asked.append(self)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return read(self)
+
+    monkeypatch.setattr(StoredTensor, "read", interrupted)
+    assert main(["convert", str(folder), str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.startswith("Interrupted") and len(asked) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -123,6 +123,14 @@ def test_converted_checkpoint_gives_equal_logits(folder, model, tokenizer, tmp_p
     assert again.generation_config.eos_token_id == tokenizer.stop_ids
 
 
+@torch.no_grad()
+def test_eight_bits_change_little_in_bfloat16_files(folder, model):
+    ids = torch.arange(40)[None]
+    reference = model(ids).logits
+    eight = load_chatglm(folder, dtype="float32", device="cpu", quantize="int8")(ids).logits
+    assert 0 < (eight - reference).std() < 0.03 * reference.std()
+
+
 # --- conversation
 
 

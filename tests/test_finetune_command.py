@@ -13,6 +13,7 @@ import torch
 import yaml
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from chatglm_scripted import published_folder
+from packaging.version import Version
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import TrainingArguments
@@ -92,6 +93,16 @@ def test_the_other_ways_from_the_command_line(recipe, tmp_path, method, changes)
     )
 
 
+def test_early_stopping_between_two_points_of_the_curve(recipe, tmp_path, capsys):
+    """The curve ends where the training did, also before its first point was due."""
+    settings = recipe[1] | {"learning_rate": 1.0, "max_steps": 40, "logging_steps": 30, "eval_steps": 1}
+    settings |= {"early_stopping_patience": 1, "output_dir": str(tmp_path / "out")}
+    assert main(config(tmp_path, settings)) == 0
+    history, _ = outcome(tmp_path / "out")
+    assert history["stopped_early"] and [step for step, _ in history["loss"]] == [history["validation"][-1][0]]
+    assert f"loss {history['loss'][0][1]:.4f}" in capsys.readouterr().out
+
+
 def launch(*command, cwd):
     """Two processes: --multi_gpu means several of them; they take the CPU where there is no GPU."""
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -108,25 +119,33 @@ def launch(*command, cwd):
     return done.stdout
 
 
+def needs_fsdp():
+    if Version(torch.__version__) < Version("2.7"):
+        pytest.skip("fsdp needs torch 2.7")
+
+
 @pytest.mark.parametrize(
     ("method", "generation", "changes"),
     [
         ("lora", 3, {}),
+        ("ptuning", 3, {"pre_seq_len": 4}),
         ("lora", 3, {"fsdp": True, "early_stopping_patience": 1, "eval_steps": 1}),
         ("ptuning", 3, {"fsdp": True, "pre_seq_len": 4}),
         ("ptuning", 1, {"fsdp": True, "pre_seq_len": 4, "bf16": True}),
     ],
-    ids=["data parallel", "fsdp", "fsdp, prefix of PEFT", "fsdp, prefix of the network"],
+    ids=["data parallel", "data parallel, prefix", "fsdp", "fsdp, prefix of PEFT", "fsdp, prefix of the network"],
 )
 def test_two_processes_learn_the_same_as_one(recipe, tmp_path, method, generation, changes):
     """The two share the work of each step: half the accumulation. Three examples for validation cannot be shared."""
+    if changes.get("fsdp"):
+        needs_fsdp()
     settings = recipe[1] | changes
     settings |= {"model_name_or_path": str(published_folder(generation, tmp_path / "model")), "val_size": 3}
     if method == "ptuning":
         del settings["lora_dropout"]
-    one = settings | {"output_dir": str(tmp_path / "one"), "fsdp": False}
+    one = settings | {"gradient_accumulation_steps": 4, "output_dir": str(tmp_path / "one"), "fsdp": False}
     assert main(config(tmp_path, one, method)) == 0
-    two = settings | {"gradient_accumulation_steps": 1, "output_dir": str(tmp_path / "two")}
+    two = settings | {"gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "two")}
     said = launch("-m", "course_utils.finetune", *config(tmp_path, two, method), cwd=tmp_path)
     assert said.count("are trained, on 3 examples") == 1  # one of them speaks
     (history, weights), (history_2, weights_2) = outcome(tmp_path / "one"), outcome(tmp_path / "two")
@@ -175,6 +194,7 @@ finetune.train(model, examples, settings, callbacks=[count], resume=True)
 
 
 def test_fsdp_leaves_each_process_half_of_the_frozen_weights_and_goes_on_where_it_stopped(recipe, tmp_path):
+    needs_fsdp()
     (tmp_path / "cut_up.py").write_text(CUT_UP, encoding="utf-8")
     model, straight, resumed = recipe[1]["model_name_or_path"], tmp_path / "straight", tmp_path / "resumed"
     said = [json.loads(line) for line in launch("cut_up.py", model, straight, cwd=tmp_path).splitlines()]
@@ -197,6 +217,7 @@ def test_fsdp_leaves_each_process_half_of_the_frozen_weights_and_goes_on_where_i
         ({"model_name_or_path": "chatglm9"}, "neither a folder nor one of chatglm-6b"),
         ({"model_name_or_path": "."}, "holds no whole model: config.json is missing"),
         ({"train_file": "nowhere.json"}, "nowhere.json cannot be read"),
+        ({"validation_file": "nowhere.json"}, "validation_file names others: give one of them"),
         ({"lora_ranks": 4}, "There is no setting lora_ranks: do you mean lora_r?"),
     ],
 )
@@ -224,10 +245,15 @@ def test_accelerate_does_not_cut_up_the_model_itself(recipe, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [({}, "here is one: start the command with accelerate launch"), ({"quantization_bit": 4}, "not quantised")],
+    ("version", "changes", "message"),
+    [
+        ("2.7.0", {}, "here is one: start the command with accelerate launch"),
+        ("2.7.0", {"quantization_bit": 4}, "not quantised"),
+        ("2.6.0+cu126", {}, "needs torch 2.7 or newer, and here is 2.6.0+cu126"),
+    ],
 )
-def test_what_fsdp_needs(recipe, tmp_path, capsys, changes, message):
+def test_what_fsdp_needs(recipe, tmp_path, monkeypatch, capsys, version, changes, message):
+    monkeypatch.setattr(torch, "__version__", version)
     assert main(config(tmp_path, recipe[1] | {"fsdp": True} | changes | {"output_dir": str(tmp_path / "out")})) == 1
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert not (tmp_path / "out").exists()

@@ -39,6 +39,8 @@ class Hub(BaseHTTPRequestHandler):
     files: dict[str, bytes]
     cuts: list[int]
     asked: list[tuple[str, str | None]]
+    refusals: list[int]
+    unlisted = ()
     ranges = True
     lie = False
 
@@ -56,6 +58,9 @@ class Hub(BaseHTTPRequestHandler):
                 {"Path": path, "Size": len(data), "Sha256": hashlib.sha256(data).hexdigest()}
                 for path, data in self.files.items()
             ]
+            for entry in listing:
+                for key in self.unlisted:
+                    del entry[key]
             self.send_json({"Code": 200, "Data": {"Files": listing}})
         elif url.path.endswith("/repo"):
             self.send_file(query["FilePath"][0])
@@ -85,6 +90,8 @@ class Hub(BaseHTTPRequestHandler):
             start = int(asked.removeprefix("bytes=").split("-")[0])
         if self.command == "GET":
             self.asked.append((path, self.headers.get("Range")))
+            if self.refusals:
+                return self.send_error(self.refusals.pop(0))
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(data) - start))
         self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
@@ -105,8 +112,9 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def hub(cuts=(), files=REPOSITORY, **behaviour):
-    handler = type("ThisHub", (Hub,), {"files": dict(files), "cuts": list(cuts), "asked": [], **behaviour})
+def hub(cuts=(), files=REPOSITORY, refusals=(), **behaviour):
+    lists = {"cuts": list(cuts), "refusals": list(refusals), "asked": []}
+    handler = type("ThisHub", (Hub,), {"files": dict(files), **lists, **behaviour})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     handler.url = f"http://127.0.0.1:{server.server_port}"
@@ -135,6 +143,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "STAND_INS", tmp_path / "stand-ins")
     write(tmp_path / "stand-ins" / "chatglm3-tiny", {"config.json": b"{}", "model.safetensors": b"x"})
     monkeypatch.setattr(models, "probe_gpu", lambda: T4)
+    monkeypatch.setattr(models, "PAUSE", 0)
     return tmp_path
 
 
@@ -238,6 +247,9 @@ def test_unknown_names_are_answered_with_the_known():
         find_model("chatglm3-6b", number_format="int3")
     with pytest.raises(CourseError, match="choose one of fp32, float32"):
         find_model("bge-small-zh-v1.5", number_format="int8")
+    for want in ("stand_in", None):
+        with pytest.raises(CourseError, match="choose one of auto, real, stand-in"):
+            find_model("chatglm3-6b", want=want)
 
 
 def test_number_formats_go_by_the_words_of_the_loader_too(monkeypatch):
@@ -282,6 +294,64 @@ def test_a_folder_is_whole_with_all_its_shards(tmp_path):
 
 
 # --- downloads that go wrong
+
+
+@pytest.mark.parametrize("endpoint", ["MODELSCOPE_ENDPOINT", "HF_ENDPOINT"])
+@pytest.mark.parametrize(
+    ("listed", "lacking"),
+    [
+        ({"README.md": b"hello"}, "config.json"),
+        ({"config.json": b"{}"}, "the weights"),
+        (
+            {name: data for name, data in REPOSITORY.items() if name != "model-00002-of-00002.safetensors"},
+            "model-00002-of-00002.safetensors",
+        ),
+    ],
+)
+def test_a_source_without_the_whole_model_does_not_have_it(monkeypatch, endpoint, listed, lacking):
+    with hub(files=listed) as there:
+        monkeypatch.setenv(endpoint, there.url)
+        found = find_model("chatglm3-6b")
+    assert found.source == "stand-in" and f"its copy lacks {lacking}" in found.why.en
+
+
+def test_a_list_without_sizes_is_no_list(monkeypatch):
+    with hub(unlisted=["Size"]) as here:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", here.url)
+        found = find_model("chatglm3-6b")
+    assert found.source == "stand-in" and "ModelScope: its list of files is not understood ('Size')" in found.why.en
+
+
+@pytest.mark.parametrize("code", [408, 429, 503])
+def test_a_busy_server_is_asked_again_after_a_while(tmp_path, monkeypatch, code):
+    slept = []
+    monkeypatch.setattr(models, "PAUSE", 1)
+    monkeypatch.setattr(models.time, "sleep", slept.append)
+    target = tmp_path / "weights.safetensors"
+    with hub(files={"weights.safetensors": BIG}, refusals=[code] * 3) as here:
+        download(f"{here.url}/x/resolve/main/weights.safetensors", target, len(BIG), None)
+    assert target.read_bytes() == BIG
+    assert [pause for pause in slept if pause] == [1, 2, 3]
+
+
+def test_a_server_that_refuses_is_not_asked_again(tmp_path):
+    with hub(files={"weights.safetensors": BIG}, refusals=[403] * 3) as here:
+        with pytest.raises(models.Unreachable, match="403"):
+            download(f"{here.url}/x/resolve/main/weights.safetensors", tmp_path / "w", len(BIG), None)
+    assert len(here.asked) == 1
+
+
+def test_what_is_already_there_is_checked_before_it_is_believed(monkeypatch):
+    name = "model-00001-of-00002.safetensors"
+    folder = write(models._modelscope_cache() / "models" / "ZhipuAI" / "chatglm3-6b", {name: bytes(len(BIG))})
+    with hub() as here:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", here.url)
+        assert find_model("chatglm3-6b").folder == folder
+        assert (folder / name).read_bytes() == BIG
+        (folder / "config.json").unlink()  # as a download that was cut off leaves it
+        here.asked.clear()
+        assert find_model("chatglm3-6b").source == "ModelScope"
+        assert here.asked == [("config.json", None)]
 
 
 def test_a_cut_download_goes_on_where_it_stopped(monkeypatch):

@@ -10,7 +10,7 @@ from course_utils.chatglm import quantization
 from course_utils.chatglm.loading import convert, load_chatglm, model_class, translate
 from course_utils.chatglm.memory import free_bytes, gib, needed_bytes, with_margin
 from course_utils.chatglm.published import PREFIX_NAMES, generation_of, read_config, weight_files
-from course_utils.messages import CourseError
+from course_utils.messages import CourseError, Text
 from course_utils.runtime import gpu_obstacle, probe_gpu
 
 NAMES = {1: "ChatGLM-6B", 2: "ChatGLM2-6B", 3: "ChatGLM3-6B", 4: "GLM-4"}
@@ -91,6 +91,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CourseError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # while a model is loaded or converted; the chat has its own ways
+        print(Text("Interrupted: nothing was left half-written.", "已中断：没有留下写了一半的文件。"), file=sys.stderr)
+        return 130
     return 0
 
 

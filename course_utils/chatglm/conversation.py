@@ -14,15 +14,17 @@ import ast
 import json
 import math
 import re
+import sys
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Generator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Real
+from io import UnsupportedOperation
+from numbers import Integral, Real
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
@@ -46,6 +48,33 @@ LOWEST_TEMPERATURE = 1e-3
 # The models were taught to write this where a date belongs.
 TRAINING_TIME = "[[训练时间]]"
 NOT_A_CHARACTER = "\ufffd"
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, Integral) and value >= 1
+
+
+_TOKENS = (_counts, "a number of tokens, at least 1", "token 数（至少为 1）")
+_ONE = (lambda value: value == 1, "1: an answer comes token by token", "1：回答是逐个 token 产生的")
+# What these options may be, if they are given: the library would fail late, or in a puzzling way, or not at all.
+OPTIONS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "max_new_tokens": _TOKENS,
+    "max_length": _TOKENS,
+    "stop": (
+        lambda value: isinstance(value, Collection) and all(isinstance(text, str) and text for text in value),
+        "a text, or a list of texts, none of them empty",
+        "一段文本或文本的列表，且都不为空",
+    ),
+    "seed": (lambda value: isinstance(value, Integral) and abs(value) < 2**63, "a whole number", "整数"),
+    "temperature": (
+        lambda value: isinstance(value, Real) and 0 <= value < math.inf,
+        "a number from 0 (always the likeliest token) up, mostly below 2",
+        "不小于 0 的数（0 表示总取最可能的 token），通常小于 2",
+    ),
+    "top_p": (lambda value: isinstance(value, Real) and 0 <= value <= 1, "a number from 0 to 1", "0 到 1 之间的数"),
+    "num_beams": _ONE,
+    "num_return_sequences": _ONE,
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +116,7 @@ def stream_chat(
     role: str = "user",
     max_new_tokens: int | None = None,
     max_length: int | None = None,
-    stop: Sequence[str] = (),
+    stop: str | Collection[str] | None = None,
     seed: int | None = None,
     notice: Callable[[Text], object] = print,
     cancel: threading.Event | None = None,
@@ -97,23 +126,19 @@ def stream_chat(
 
     `history` is a list of `(query, answer)` pairs or of role messages. What does not fit into the model's
     context is left out from the oldest round on, and `notice` is told. `max_length` counts the prompt too;
-    `stop` are texts that end the answer; `temperature=0` takes the likeliest token each time, and so does
-    one below 0.001; whatever else `generate` understands goes there. The generator returns a `Reply`.
+    `stop` is a text that ends the answer, or several; `temperature=0` takes the likeliest token each time, and
+    so does one below 0.001; whatever else `generate` understands goes there, but for beams and for several
+    answers at once. The generator returns a `Reply`.
     """
     if not isinstance(query, str) or not query.strip():
         raise CourseError("the prompt is empty: say something", "提示为空：请输入内容")
-    if any(limit is not None and limit < 1 for limit in (max_new_tokens, max_length)):
-        raise CourseError(
-            "max_new_tokens and max_length count tokens: give at least 1",
-            "max_new_tokens 和 max_length 是 token 数：至少为 1",
-        )
+    stop = (stop,) if isinstance(stop, str) else () if stop is None else stop
     sampling = SAMPLING[tokenizer.generation] | sampling
+    given = {"max_new_tokens": max_new_tokens, "max_length": max_length, "stop": stop, "seed": seed, **sampling}
+    for name, (fits, en, zh) in OPTIONS.items():
+        if given.get(name) is not None and not fits(given[name]):
+            raise CourseError(f"{name} is {given[name]!r:.40}: give {en}", f"{name} 为 {given[name]!r:.40}：请给出{zh}")
     temperature = sampling["temperature"]
-    if temperature is not None and not (isinstance(temperature, Real) and 0 <= temperature < math.inf):
-        raise CourseError(
-            f"temperature is {temperature!r:.40}: give a number from 0 (always the likeliest token) up, mostly below 2",
-            f"temperature 为 {temperature!r:.40}：请给出不小于 0 的数（0 表示总取最可能的 token），通常小于 2",
-        )
     messages = as_messages([*as_messages(history), {"role": role, "content": query}])
     context = model.config.max_position_embeddings
     if max_length is not None:
@@ -141,7 +166,7 @@ def _stream(
     tokenizer: ChatGLMTokenizer,
     messages: list[Message],
     prompt_tokens: int,
-    stop: Sequence[str],
+    stop: Collection[str],
 ) -> Generator[str, None, Reply]:
     """Turn tokens into pieces of text."""
     ids: list[int] = []
@@ -234,8 +259,17 @@ class _FiniteScores(LogitsProcessor):
     """
 
     LARGEST = 1e30
+    checked = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        # Where nothing finite is left, any token would be as good. Weights that overflow do so from the first token
+        # on; a look at every token would let a GPU wait each time.
+        if not self.checked and not scores.isfinite().any():
+            raise CourseError(
+                "the model overflows in this number format: load it with dtype='float32' or 'bfloat16'",
+                "模型在这种数字格式下溢出：请用 dtype='float32' 或 'bfloat16' 加载",
+            )
+        self.checked = True
         return scores.nan_to_num(nan=-self.LARGEST).clamp(-self.LARGEST, self.LARGEST)
 
 
@@ -346,7 +380,7 @@ def _polished(generation: int, text: str, final: bool = True) -> str:
     return text
 
 
-def _until(stop: Sequence[str], text: str, final: bool) -> tuple[str, bool]:
+def _until(stop: Collection[str], text: str, final: bool) -> tuple[str, bool]:
     """Cut the text at the first stop text; keep back what may become one. Says whether one was found."""
     found = [text.index(s) for s in stop if s in text]
     if found:
@@ -430,6 +464,8 @@ def tool_call(name: str, content: str) -> dict[str, Any]:
 
 def terminal_chat(model: PreTrainedModel, tokenizer: ChatGLMTokenizer, **options: Any) -> None:
     """Chat in the terminal until the reader says stop. Ctrl-C interrupts an answer."""
+    _tolerate(sys.stdin, "surrogateescape")  # Backspace may leave half a Chinese character
+    _tolerate(sys.stdout, "replace")  # a terminal may have no Chinese
     print(
         Text(
             "Ask something. clear forgets the conversation, stop ends it.",
@@ -449,11 +485,22 @@ def terminal_chat(model: PreTrainedModel, tokenizer: ChatGLMTokenizer, **options
             history = []
             continue
         try:
+            query.encode()
+        except UnicodeEncodeError:
+            print(Text("Half a character came in: type it again.", "收到了半个字符：请重新输入。"))
+            continue
+        try:
             history = _print_answer(model, tokenizer, query, history, options)
         except CourseError as error:
             print(error)
         except KeyboardInterrupt:
             print()
+
+
+def _tolerate(stream: TextIO, errors: str) -> None:
+    """What cannot be read or written is no reason to stop."""
+    with suppress(AttributeError, UnsupportedOperation):  # a stream of another kind, or one already read from
+        stream.reconfigure(errors=errors)
 
 
 def _print_answer(

@@ -169,8 +169,13 @@ class StoredTensor:
 
     def rows(self, rows: Rows) -> "StoredTensor":
         """Some rows of this tensor, still unread."""
-        count = len(range(self.shape[0])[rows]) if isinstance(rows, slice) else len(rows)
-        return StoredTensor((count, *self.shape[1:]), self.dtype, lambda _: self.read_rows(rows))
+        places = range(self.shape[0])[rows] if isinstance(rows, slice) else rows
+
+        def read_rows(part: Rows) -> Tensor:
+            chosen = places[part]
+            return self.read_rows(slice(chosen.start, chosen.stop) if isinstance(chosen, range) else chosen)
+
+        return StoredTensor((len(places), *self.shape[1:]), self.dtype, read_rows)
 
 
 Tensors = dict[str, StoredTensor]
@@ -264,11 +269,15 @@ def _stored(file: Path, data: int, entry: dict[str, Any]) -> StoredTensor:
     begin = data + entry["data_offsets"][0]
 
     def read_rows(rows: Rows) -> Tensor:
-        if not shape or isinstance(rows, Tensor):
-            return _read(file, begin, shape, dtype)[rows if shape else ...]
-        first, last, _ = rows.indices(shape[0])
+        if not shape:
+            return _read(file, begin, shape, dtype)
+        if isinstance(rows, slice):
+            first, last, _ = rows.indices(shape[0])
+        else:  # from the first to the last of them; what lies between is little
+            first, last = int(rows.min()), int(rows.max()) + 1
         row_bytes = torch.Size(shape[1:]).numel() * dtype.itemsize
-        return _read(file, begin + first * row_bytes, (last - first, *shape[1:]), dtype)
+        between = _read(file, begin + first * row_bytes, (last - first, *shape[1:]), dtype)
+        return between if isinstance(rows, slice) else between[rows - first]
 
     return StoredTensor(shape, dtype, read_rows)
 

@@ -4,6 +4,8 @@ This is the format of the published int8 and int4 files. It needs nothing but to
 on any GPU; it saves memory, not time. bitsandbytes is faster on the GPUs that it supports.
 """
 
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 import torch
@@ -13,7 +15,7 @@ from transformers import BitsAndBytesConfig
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from course_utils.chatglm.published import StoredTensor, Tensors
+from course_utils.chatglm.published import Rows, StoredTensor, Tensors
 from course_utils.messages import CourseError
 
 ROWWISE = {"int8": 8, "int4": 4}
@@ -36,12 +38,11 @@ def quantize_rows(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     Four-bit numbers are packed in pairs, the first of a pair in the high half of the byte.
     """
     scale = row_scale(weight, bits)
-    blocks = []
-    for rows, row_scales in zip(weight.split(BLOCK), scale.split(BLOCK), strict=True):
-        divisor = torch.where(row_scales == 0, 1, row_scales).float()  # a row of zeros stays one
-        quotient = (rows.float() / divisor[:, None]).to(weight.dtype)  # rounded to the weight's type first
-        blocks.append(torch.round(quotient.float()).to(torch.int8))
-    whole = torch.cat(blocks)
+    divisor = torch.where(scale == 0, 1, scale).float()  # a row of zeros stays one
+    quotient = (weight.float() / divisor[:, None]).to(weight.dtype)  # rounded to the weight's type first
+    # A scale that was rounded down makes quotients that are too large, and int8 would turn 128 into -128.
+    limit = 2 ** (bits - 1) - 1
+    whole = torch.round(quotient.float()).clamp(-limit, limit).to(torch.int8)
     if bits == 4:
         whole = (whole[:, 0::2] << 4) | (whole[:, 1::2] & 0x0F)
     return whole, scale
@@ -98,7 +99,11 @@ class _Multiply(torch.autograd.Function):
 
 
 class QuantizedLinear(nn.Linear):
-    """A linear layer whose weight is held in 8 or 4 bits. It is frozen; what is around it can be trained."""
+    """A linear layer whose weight is held in 8 or 4 bits. It is frozen; what is around it can be trained.
+
+    A LoRA beside it cannot be merged into it: whole numbers have no place for its small steps. Merge it into the
+    float16 model.
+    """
 
     def __init__(self, in_features: int, out_features: int, bias: bool, bits: int, dtype: torch.dtype):
         super().__init__(in_features, out_features, bias, device="meta", dtype=dtype)
@@ -162,11 +167,21 @@ def quantized_tensors(tensors: Tensors, bits: int) -> Tensors:
             quantized[name] = tensor
             continue
         rows, columns = tensor.shape
-        quantized[name] = StoredTensor(
-            (rows, columns * bits // 8), torch.int8, lambda _, t=tensor: quantize_rows(t.read(), bits)[0]
+        whole = partial(_by_blocks, tensor, lambda block: quantize_rows(block, bits)[0])
+        quantized[name] = StoredTensor((rows, columns * bits // 8), torch.int8, whole)
+        quantized[f"{name}_scale"] = StoredTensor(
+            (rows,), tensor.dtype, partial(_by_blocks, tensor, lambda block: row_scale(block, bits))
         )
-        quantized[f"{name}_scale"] = StoredTensor((rows,), tensor.dtype, lambda _, t=tensor: row_scale(t.read(), bits))
     return quantized
+
+
+def _by_blocks(tensor: StoredTensor, compute: Callable[[Tensor], Tensor], rows: Rows) -> Tensor:
+    """`compute` of some rows of a matrix. Never is more than a block of it, and what is made of it, in memory:
+    transformers asks for up to four matrices at a time, and a whole one takes a quarter of a GiB.
+    """
+    chosen = tensor.rows(rows)
+    blocks = (chosen.rows(slice(start, start + BLOCK)) for start in range(0, chosen.shape[0], BLOCK))
+    return torch.cat([compute(block.read()) for block in blocks])
 
 
 def bitsandbytes_config(kind: str, device: torch.device, dtype: torch.dtype) -> BitsAndBytesConfig:

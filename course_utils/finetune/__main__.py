@@ -139,7 +139,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n✘ {error.text.en}\n✘ {error.text.zh}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(Text("Interrupted: the same command goes on.", "已中断：重新运行同一命令即可继续。"), file=sys.stderr)
+        print(
+            f"\n{Text('Interrupted: the same command goes on.', '已中断：重新运行同一命令即可继续。')}", file=sys.stderr
+        )
         return 130
     return 0
 

@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -115,25 +116,40 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def base_signature(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
-    """What tells one base model from another: its sizes, and some of its numbers."""
+    """What tells one base model from another: its sizes, and some of its numbers.
+
+    The embeddings are the same in a model into which an adapter was merged; the matrices of its last block are not.
+    """
     config, embeddings = model.config, model.get_input_embeddings().weight
+    linear = [(name, module.weight) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    matrices = [weight for name, weight in linear if ".layers." in name and "lora_" not in name]
     return {
         "model_type": config.model_type,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
-        "embedding": [round(value, 6) for value in embeddings[min(100, len(embeddings) - 1), :8].float().tolist()],
+        "dtype": str(embeddings.dtype),
+        "embedding": _some_numbers(embeddings[min(100, len(embeddings) - 1)]),
+        "last block": [_some_numbers(weight[0]) for weight in matrices[-4:] if weight.is_floating_point()],
     }
+
+
+def _some_numbers(row: torch.Tensor) -> list[float]:
+    return [round(value, 6) for value in row[:8].float().tolist()]
 
 
 def check_base(saved: dict[str, Any], model: PreTrainedModel | PeftModel, folder: Path) -> None:
     """Refuse a base model that is not the one that was trained."""
     here = base_signature(model)
+    # Number formats round; bfloat16 to three digits.
+    near = {"rel_tol": 1e-2, "abs_tol": 1e-4} if saved.get("dtype") != here.pop("dtype") else {"abs_tol": 2e-6}
     for name, value in here.items():
-        same = saved[name] == value
+        same = saved.get(name) == value
         if name == "embedding":
-            # Number formats round; bfloat16 to three digits.
-            same = all(math.isclose(a, b, rel_tol=1e-2, abs_tol=1e-4) for a, b in zip(saved[name], value, strict=True))
+            same = all(math.isclose(a, b, **near) for a, b in zip(saved[name], value, strict=True))
+        elif name == "last block":  # quantised, a model has other numbers there
+            pairs = zip(chain(*saved.get(name, ())), chain(*value), strict=False)
+            same = all(math.isclose(a, b, **near) for a, b in pairs)
         if not same:
             raise CourseError(
                 f"{folder} was trained on another model ({name}: {saved[name]} there, {value} here): load that model.",

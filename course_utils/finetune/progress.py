@@ -44,6 +44,7 @@ class ProgressBar:
             self.bar.clear()  # the shorter text would be filled up with blanks
             self.bar.bar_format = self.FORMAT
             self.bar.close()
+            self.bar = None  # the next run gets one of its own
 
 
 class TensorBoard:
@@ -54,12 +55,12 @@ class TensorBoard:
         self.writer = None
 
     def __call__(self, step: Step) -> None:
-        if self.writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter
 
-            # What a killed run had logged after its last checkpoint is logged again.
-            self.writer = SummaryWriter(self.folder, purge_step=step.number)
         try:
+            if self.writer is None:
+                # What a killed run had logged after its last checkpoint is logged again.
+                self.writer = SummaryWriter(self.folder, purge_step=step.number)
             for name in ("loss", "validation", "learning_rate"):
                 curve = getattr(step.history, name)
                 if curve and curve[-1][0] == step.number:
@@ -67,6 +68,7 @@ class TensorBoard:
                     self.writer.flush()
         except OSError as error:
             raise CourseError(
-                f"The curves in {self.folder} cannot be written ({error.strerror}): make room on the disk, then go on.",
-                f"无法写出 {self.folder} 中的曲线（{error.strerror}）：请清理磁盘，再继续训练。",
+                f"The curves in {self.folder} cannot be written ({error.strerror}): make room on the disk or choose "
+                "another folder, then go on from the last checkpoint.",
+                f"无法写出 {self.folder} 中的曲线（{error.strerror}）：请清理磁盘或换一个文件夹，再从最后一个检查点继续。",
             ) from None

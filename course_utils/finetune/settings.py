@@ -76,6 +76,12 @@ class Settings(BaseModel):
                 "fsdp cuts up weights that are not quantised: leave fsdp or quantization_bit out.",
                 "fsdp 只切分未量化的权重：请去掉 fsdp 或 quantization_bit。",
             )
+        if settings.validation_file and settings.val_size:
+            raise CourseError(
+                "val_size takes examples for validation from train_file, and validation_file names others: give one "
+                "of them.",
+                "val_size 从 train_file 中留出验证样本，validation_file 则另给验证样本：请只写其中一个。",
+            )
         return settings
 
 

@@ -24,12 +24,11 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
+from packaging.version import Version
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel, get_scheduler
 
 from course_utils.finetune.adapters import base_signature, check_base, checkpoints_in, read_record
@@ -39,6 +38,8 @@ from course_utils.messages import CourseError, Text
 
 # A run may be resumed with other values of these: they do not change what is learned.
 FREE_TO_CHANGE = {"output_dir", "logging_steps", "save_total_limit", "fsdp"}
+# How often in a row the scaler of float16 may halve its 65,536: it has then long arrived below 1.
+SMALLER_SCALES = 20
 SORTED_STEPS = 8  # over how many steps examples are sorted by length
 
 
@@ -118,6 +119,8 @@ class _Run:
     accelerator: Accelerator
     history: History = field(default_factory=History)
     step: int = 0
+    skipped: int = 0
+    """How many steps in a row were left out because a gradient overflowed in float16."""
     recent: list[tuple[float, int]] = field(default_factory=list)
     """The losses since the last point in the history, each with its number of answer tokens."""
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -135,6 +138,8 @@ class _Run:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=0.0)
         self.scheduler = get_scheduler(settings.lr_scheduler_type, self.optimizer, 0, self.total)
         self.base = base_signature(self.model)
+        data = json.dumps([list(self.examples), list(self.validation)]).encode()
+        self.data = hashlib.sha256(data).hexdigest()[:16]
         # Each process drops out other units.
         set_seed(settings.seed + self.accelerator.process_index)
 
@@ -148,13 +153,12 @@ class _Run:
         self.prepared = self.accelerator.prepare(self.optimizer)
         if self.step == 0 and self.validation:
             self.validate()
-        while self.step < self.total and not self.history.stopped_early:
+        while not self.is_over:
             loss, tokens = self.one_step()
             self.note(loss, tokens)
             for callback in callbacks if self.accelerator.is_main_process else ():
                 callback(Step(self.step, self.total, loss, self.history, self.accelerator.device))
-            last = self.step == self.total or self.history.stopped_early
-            if self.settings.output_dir and (last or self.step % self.settings.save_steps == 0):
+            if self.settings.output_dir and (self.is_over or self.step % self.settings.save_steps == 0):
                 self.save_checkpoint()
         if self.best:
             self.put_back(self.best)
@@ -188,7 +192,12 @@ class _Run:
                         raise self.not_a_number()
                 self.prepared.step()
                 self.prepared.zero_grad()
-        if not accelerator.optimizer_step_was_skipped:
+        if accelerator.optimizer_step_was_skipped:
+            self.skipped += 1
+            if self.skipped > SMALLER_SCALES:
+                raise self.not_a_number()
+        else:
+            self.skipped = 0
             self.scheduler.step()
         return loss.item(), tokens
 
@@ -196,14 +205,18 @@ class _Run:
         """Write the history, and validate where that is due."""
         settings = self.settings
         self.recent.append((loss, tokens))
-        if self.step % settings.logging_steps == 0 or self.step == self.total:
+        every = settings.eval_steps or settings.save_steps
+        if self.validation and (self.step % every == 0 or self.step == self.total):
+            self.validate()
+        if self.step % settings.logging_steps == 0 or self.is_over:
             mean = sum(loss * tokens for loss, tokens in self.recent) / sum(tokens for _, tokens in self.recent)
             self.history.loss.append((self.step, mean))
             self.history.learning_rate.append((self.step, self.scheduler.get_last_lr()[0]))
             self.recent = []
-        every = settings.eval_steps or settings.save_steps
-        if self.validation and (self.step % every == 0 or self.step == self.total):
-            self.validate()
+
+    @property
+    def is_over(self) -> bool:
+        return self.step == self.total or self.history.stopped_early
 
     def validate(self) -> None:
         loss = evaluate(self.wrapped, self.validation, self.settings.per_device_train_batch_size, self.accelerator)
@@ -231,6 +244,12 @@ class _Run:
                     parameter.copy_(tensors[name])
 
     def not_a_number(self) -> CourseError:
+        if self.step == 0:
+            return CourseError(
+                "The loss is not a number before any training: in this number format the model overflows. Load it in "
+                "bfloat16 or float32.",
+                "训练还没开始，损失就已不是有效数值：模型在这种数字格式下溢出了。请用 bfloat16 或 float32 加载。",
+            )
         kept = self.last_checkpoint()
         return CourseError(
             f"The loss or its gradient is no longer a number at step {self.step}: take a smaller learning_rate "
@@ -262,13 +281,21 @@ class _Run:
         record = read_record(last)
         check_base(record["base"], self.model, last)
         self.check_unchanged(record, last)
-        self.put_back(load_file(last / "resume" / "trained.safetensors"))
+        process = last / "resume" / f"process-{self.accelerator.process_index}.pt"
+        try:
+            trained = load_file(last / "resume" / "trained.safetensors")
+            state = torch.load(process, map_location="cpu", weights_only=True)
+        except FileNotFoundError as error:
+            missing = error.filename or "trained.safetensors"
+            raise CourseError(
+                f"{last} is not whole ({missing} is missing): delete it, and the run goes on from the one before.",
+                f"{last} 不完整（缺少 {missing}）：请删除它，训练会从前一个检查点继续。",
+            ) from None
+        self.put_back(trained)
         if (best := last / "resume" / "best.safetensors").is_file():
             self.best = load_file(best)
         self.history = _history_from(record["history"])
         self.step, self.recent = record["step"], record["recent"]
-        process = last / "resume" / f"process-{self.accelerator.process_index}.pt"
-        state = torch.load(process, map_location="cpu", weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if self.accelerator.scaler is not None:
@@ -291,8 +318,7 @@ class _Run:
         """What is written down with the weights. `same` must not change when a run is resumed."""
         settings = self.settings.model_dump(mode="json")
         same = {name: value for name, value in settings.items() if name not in FREE_TO_CHANGE}
-        data = json.dumps([list(self.examples), list(self.validation)]).encode()
-        same |= {"the data": hashlib.sha256(data).hexdigest()[:16], "the number of processes": self.processes}
+        same |= {"the data": self.data, "the number of processes": self.processes}
         return {
             "method": next((name for name, cls in METHODS.items() if type(self.settings) is cls), None),
             "settings": settings,
@@ -362,6 +388,8 @@ class _Run:
         # torch and safetensors report a full disk by errors of their own.
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(unfinished, ignore_errors=True)
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise  # not from the writer of torch: a GPU without memory, a process that is gone
             kept = self.last_checkpoint()
             reason = str(error).split("\n")[0]
             raise CourseError(
@@ -402,6 +430,11 @@ def check_processes(settings: Settings) -> None:
                 f"accelerate 设成了 {way}，而在这里切分模型靠设置：请给 accelerate launch 加上 --multi_gpu，"
                 "并在 YAML 文件中写上 fsdp: true。",
             )
+    if settings.fsdp and Version(torch.__version__) < Version("2.7"):  # fully_shard without ignored_params
+        raise CourseError(
+            f"fsdp needs torch 2.7 or newer, and here is {torch.__version__}: update torch, or leave fsdp out.",
+            f"fsdp 需要 torch 2.7 或更高版本，这里是 {torch.__version__}：请升级 torch，或去掉 fsdp。",
+        )
     if settings.fsdp and int(os.environ.get("WORLD_SIZE", 1)) < 2:
         raise CourseError(
             "fsdp cuts the model into parts for several processes, and here is one: start the command with "
@@ -416,9 +449,13 @@ def _cut_up(model: PreTrainedModel | PeftModel, accelerator: Accelerator) -> Non
 
     Fully sharded data parallel, Zhao et al. 2023, arXiv:2304.11277. The few weights that are trained stay whole.
     """
+    from torch.distributed.device_mesh import init_device_mesh  # not every torch has them
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
-    blocks = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
+    kinds = model._no_split_modules or ()
+    blocks = [module for module in model.modules() if type(module).__name__ in kinds]
     for module in [*blocks, model]:
         fully_shard(module, mesh=mesh, ignored_params=trained)
 
