@@ -35,7 +35,6 @@ TOKENIZER = ROOT / "tests" / "fixtures" / "tokenizers" / "v3_bpe.model"
 SMALL = {"num_layers": 16, "hidden_size": 1536, "ffn_hidden_size": 4096, "num_attention_heads": 12}
 QUESTION = "你好"
 TOKENS = {"cpu": 8, "cuda": 128}
-RUNS = 5
 WAYS = ("stream_chat", "generate", "bare loop", "floor")
 
 
@@ -61,7 +60,7 @@ def read_weights(model: PreTrainedModel, tokens: int) -> None:
             tensor.view(-1).view(torch.int32).max()
 
 
-def measure(model: PreTrainedModel) -> dict[str, float]:
+def measure(model: PreTrainedModel, runs: int) -> dict[str, float]:
     """Tokens a second of each way: the median of several runs in turn, each with the prompt."""
     device = model.device.type
     tokens = TOKENS[device]
@@ -80,7 +79,7 @@ def measure(model: PreTrainedModel) -> dict[str, float]:
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     bare_loop(model, ids, 2)  # the first steps also prepare what later ones find ready
-    for _ in range(RUNS):
+    for _ in range(runs):
         for way, run in ways.items():
             begin = time.perf_counter()
             run()
@@ -104,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", action="store_true", help="blocks as in ChatGLM3-6B")
     real = parser.parse_args().real
+    runs = 3 if real else 5
     config = json.loads(CONFIG.read_text()) | {"padded_vocab_size": 1809} | ({} if real else SMALL)
     print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}")
     kinds = [("cpu", "bfloat16", quantize) for quantize in (None, "int8", "int4")]
@@ -115,13 +115,13 @@ def main() -> None:
         kinds += [("cuda", "float16", quantize) for quantize in (None, "int8", "int4")]
         if torch.cuda.get_device_capability() >= (8, 0):
             kinds.append(("cuda", "bfloat16", None))
-    print(f"\n| tokens/s, median of {RUNS} | " + " | ".join(WAYS) + " | load average |")
+    print(f"\n| tokens/s, median of {runs} | " + " | ".join(WAYS) + " | load average |")
     print("|---" * (len(WAYS) + 2) + "|")
     with tempfile.TemporaryDirectory() as temporary:
         write_folder(Path(temporary), config)
         for device, dtype, quantize in kinds:
             model = load_chatglm(temporary, dtype, device, quantize)
-            speeds = measure(model)
+            speeds = measure(model, runs)
             del model
             gc.collect()  # before the next takes its place
             load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"

@@ -1,9 +1,12 @@
 """Explorers of notebooks 10 and 11: what they count, and what moves when a control does."""
 
+import nbformat
 import pytest
+import torch
+from transformers import GlmConfig, GlmForCausalLM
 
-from course_utils import CourseError, explorers, plots
-from course_utils.runtime import GIB
+from course_utils import CourseError, explorers, finetune, plots
+from course_utils.runtime import GIB, ROOT
 
 
 def needed(model, target, rank):
@@ -72,3 +75,21 @@ def test_bad_input_gets_one_line(make, settings, says):
     with pytest.raises(CourseError) as problem:
         make(**settings)
     assert says in problem.value.text.en
+
+
+@pytest.mark.parametrize(("dropout", "kept"), [(0.0, 1.0), (0.1, 1.5)])
+def test_what_one_text_keeps_in_memory_beside_lora(dropout, kept):
+    """The figures of notebook 11's section 4, by the count of notebook 10."""
+    book = nbformat.read(ROOT / "notebooks" / "en" / "10_p_tuning.ipynb", as_version=4)
+    count, sizes = next(cell.source for cell in book.cells if cell.id == "rough-run").split("\n\n\n")
+    names = {"torch": torch, "GlmConfig": GlmConfig, "GlmForCausalLM": GlmForCausalLM}
+    exec(f"{count}\n\n{sizes.partition('with torch.device')[0]}", names)
+    with torch.device("meta"):
+        model = finetune.add_adapter(
+            GlmForCausalLM(names["config"]).half(), finetune.LoRASettings(lora_dropout=dropout)
+        ).train()
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()  # as train() does
+        found = names["kept_bytes"](model, torch.zeros(1, 128, dtype=torch.long))[0] / GIB
+    assert found == pytest.approx(kept, abs=0.05)
