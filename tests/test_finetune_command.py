@@ -308,6 +308,68 @@ def test_the_configuration_for_deepspeed_shares_the_weights_and_leaves_the_rest_
     assert "# deepspeed: data/finetune/deepspeed_zero3.json" in llama_factory
 
 
+ZERO_3 = """
+import json, sys
+from pathlib import Path
+import deepspeed, torch
+from course_utils import finetune
+from course_utils.chatglm import load_chatglm
+
+configuration = json.loads(Path(sys.argv[2]).read_text())  # the run fills in what is "auto"
+configuration |= {"train_batch_size": 2, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
+configuration |= {"gradient_clipping": 1.0, "bf16": {"enabled": False}, "fp16": {"enabled": False}}
+deepspeed.init_distributed("gloo")
+torch.manual_seed(0)
+model = load_chatglm(sys.argv[1], dtype="float32", device="cpu")
+model = finetune.add_adapter(model, finetune.LoRASettings(lora_dropout=0.0)).train()
+ids = torch.arange(40, 72)[None]
+inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+with torch.no_grad():
+    expected = model(**inputs).logits
+trained = [p for p in model.parameters() if p.requires_grad]
+optimizer = torch.optim.AdamW(trained, 1e-2)
+engine = deepspeed.initialize(model=model, model_parameters=trained, optimizer=optimizer, config=configuration)[0]
+losses = []
+for _ in range(4):
+    logits = engine(**inputs).logits
+    if not losses:
+        torch.testing.assert_close(logits, expected)
+    loss = torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:])
+    engine.backward(loss)
+    engine.step()
+    losses.append(loss.item())
+held = sum(p.ds_tensor.numel() for p in model.parameters()) / sum(p.ds_numel for p in model.parameters())
+if deepspeed.comm.get_rank() == 0:
+    print("RESULT", json.dumps([losses, held]))
+"""
+
+
+def test_deepspeed_itself_trains_with_the_configuration(recipe, tmp_path):
+    """ZeRO-3 computes what the whole model does, on two processes that hold about half of it each."""
+    pytest.importorskip("deepspeed", reason="not in the tested set; .github/workflows/versions.yml runs it")
+    (tmp_path / "zero_3.py").write_text(ZERO_3, encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        "zero_3.py",
+    ]
+    done = subprocess.run(
+        [*command, recipe[1]["model_name_or_path"], str(CONFIGS / "deepspeed_zero3.json")],
+        env=os.environ | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    losses, held = json.loads(done.stdout.partition("RESULT")[2].splitlines()[0])
+    assert losses[-1] < losses[0] - 0.01 and held == pytest.approx(0.5, abs=0.02)
+
+
 def test_llama_factory_itself_accepts_the_example(monkeypatch, tmp_path):
     monkeypatch.setenv("DISABLE_VERSION_CHECK", "1")
     hparams = pytest.importorskip("llamafactory.hparams", exc_type=ImportError)
