@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -313,9 +314,16 @@ class Service:
                 "no embedding model is served: start with --embeddings and a sentence-transformers folder",
             )
         texts = [question.input] if isinstance(question.input, str) else question.input
-        async with self.turn:
-            vectors = await anyio.to_thread.run_sync(self.embedder.encode, texts)
-            tokens = await anyio.to_thread.run_sync(_count_tokens, self.embedder, texts)
+        gone = threading.Event()
+        watcher = asyncio.create_task(_set_when_gone(request, gone))
+        try:
+            async with self.turn:
+                if gone.is_set():
+                    raise ClientDisconnect
+                vectors = await anyio.to_thread.run_sync(self.embedder.encode, texts)
+                tokens = await anyio.to_thread.run_sync(_count_tokens, self.embedder, texts)
+        finally:
+            watcher.cancel()
         return JSONResponse(
             {
                 "object": "list",
@@ -448,7 +456,7 @@ def main() -> None:
     parser.add_argument("--trained", type=Path, metavar="FOLDER", help="what a run of course_utils.finetune saved")
     parser.add_argument("--embeddings", type=Path, metavar="FOLDER", help="a sentence-transformers model")
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine only")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=_whole_number(0, 65535), default=8000, help="0: any that is free")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quantize", help="int8, int4, bnb-int8 or bnb-nf4: less memory")
@@ -458,31 +466,18 @@ def main() -> None:
         metavar="KEY",
         help="ask clients for this key; better in the variable COURSE_API_KEY, as others see a command line",
     )
-    parser.add_argument("--max-body", type=int, default=Service.max_body, help="bytes of a request")
-    parser.add_argument("--max-tokens", type=int, default=Service.max_tokens, help="tokens of an answer")
+    parser.add_argument("--max-body", type=_whole_number(1), default=Service.max_body, help="bytes of a request")
+    parser.add_argument("--max-tokens", type=_whole_number(1), default=Service.max_tokens, help="tokens of an answer")
     args = parser.parse_args()
 
-    from course_utils.chatglm import load_chatglm, load_tokenizer
-
     try:
-        tokenizer = load_tokenizer(args.folder)  # first: it fails at once, the model takes a minute
-        model = load_chatglm(args.folder, dtype=args.dtype, device=args.device, quantize=args.quantize)
-        if args.trained:
-            from course_utils.finetune import load_trained
-
-            model = load_trained(model, args.trained)
-        service = Service(
-            model,
-            tokenizer,
-            name=args.folder.resolve().name,
-            api_key=args.api_key or None,
-            max_body=args.max_body,
-            max_tokens=args.max_tokens,
-        )
-        if args.embeddings:
-            service.embedder, service.embedder_name = _load_embedder(args.embeddings)
+        _check_port(args.host, args.port)  # first: the model takes a minute
+        service = _load(args)
     except CourseError as error:
         raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        print(Text("Interrupted before the model was loaded.", "模型尚未加载完就被中断。"), file=sys.stderr)
+        raise SystemExit(130) from None
     if args.host not in ("127.0.0.1", "localhost", "::1") and not service.api_key:
         print(
             Text(
@@ -491,6 +486,51 @@ def main() -> None:
             )
         )
     uvicorn.run(service.app(), host=args.host, port=args.port)
+
+
+def _load(args: argparse.Namespace) -> Service:
+    from course_utils.chatglm import load_chatglm, load_tokenizer
+
+    tokenizer = load_tokenizer(args.folder)  # first, because it fails at once
+    model = load_chatglm(args.folder, dtype=args.dtype, device=args.device, quantize=args.quantize)
+    if args.trained:
+        from course_utils.finetune import load_trained
+
+        model = load_trained(model, args.trained)
+    service = Service(
+        model,
+        tokenizer,
+        name=args.folder.resolve().name,
+        api_key=args.api_key or None,
+        max_body=args.max_body,
+        max_tokens=args.max_tokens,
+    )
+    if args.embeddings:
+        service.embedder, service.embedder_name = _load_embedder(args.embeddings)
+    return service
+
+
+def _whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A type for `argparse`."""
+
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if low <= number and (high is None or number <= high):
+            return number
+        raise argparse.ArgumentTypeError(f"give a whole number from {low} {f'to {high}' if high else 'up'}")
+
+    return whole_number
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        cause = error.strerror.partition(" (")[0]  # behind it the address stands once more
+        raise CourseError(
+            f"nothing can listen on {host}:{port} ({cause}): choose another --port or --host, or end what uses it",
+            f"无法监听 {host}:{port}（{cause}）：请换一个 --port 或 --host，或结束占用它的程序",
+        ) from None
 
 
 def _load_embedder(folder: Path) -> tuple[Any, str]:

@@ -538,7 +538,7 @@ def test_terminal_chat(monkeypatch, capsys):
 
 def test_a_broken_line_ends_no_chat_and_nor_does_a_screen_without_chinese(monkeypatch):
     model, tokenizer = speaker(3, "你好！", "fine")
-    lines = ["hello".encode(), "你好".encode()[:-1], "again".encode(), b"stop"]
+    lines = [b"hello", "你好".encode()[:-1], b"again", b"stop"]
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n".join(lines)), encoding="utf-8"))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))

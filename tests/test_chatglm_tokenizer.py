@@ -197,6 +197,29 @@ def test_chat_template_as_text_and_batch():
     assert single["input_ids"][0].tolist() == batch["input_ids"][0][-single["input_ids"].shape[1] :].tolist()
 
 
+@pytest.mark.parametrize("make", [lambda: first("v1_bpe_0"), second], ids=["1", "2"])
+def test_without_an_answer_the_first_two_generations_are_told_how_to_ask(make):
+    tokenizer = make()
+    question = {"role": "user", "content": "你好"}
+    for unanswered in ([], [question], [question, question]):
+        with pytest.raises(CourseError, match="set add_generation_prompt=True"):
+            tokenizer.apply_chat_template(unanswered)
+    for wrong, ask in (([], True), ([{"role": "assistant", "content": "好"}], False)):
+        with pytest.raises(CourseError, match="must follow a question"):
+            tokenizer.apply_chat_template(wrong, add_generation_prompt=ask)
+    assert tokenizer.apply_chat_template([question], add_generation_prompt=True)["input_ids"]
+
+
+def test_what_the_template_cannot_do_is_refused_and_not_passed_over():
+    chat = [{"role": "user", "content": "你好"}]
+    for option in ({"truncation": True, "max_length": 10}, {"chat_template": "{{ x }}"}):
+        with pytest.raises(CourseError, match=next(iter(option))):
+            third().apply_chat_template(chat, **option)
+    # The library's own callers name options that they do not use.
+    ids = third().apply_chat_template(chat, truncation=None, continue_final_message=False)
+    assert ids == third().apply_chat_template(chat)
+
+
 def test_tools_in_the_template():
     tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {}}}]
     chat = [{"role": "user", "content": "天气"}]
@@ -258,8 +281,12 @@ def test_early_revision_of_the_first_has_image_ids(tmp_path):
 
 
 def test_bad_folders_are_explained(tmp_path):
-    with pytest.raises(CourseError, match="not a folder"):
-        load_tokenizer(tmp_path / "nowhere")
+    for nowhere in (tmp_path / "nowhere", None):
+        with pytest.raises(CourseError, match="not a folder"):
+            load_tokenizer(nowhere)
+    for generation in (7, "3", 0):
+        with pytest.raises(CourseError, match=r"there is no generation .*: give one of 1, 2, 3, 4"):
+            load_tokenizer(tmp_path, generation)
     with pytest.raises(CourseError, match="missing"):
         load_tokenizer(tmp_path)
     whole = (FIXTURES / "v3_bpe.model").read_bytes()
@@ -272,6 +299,8 @@ def test_bad_folders_are_explained(tmp_path):
         load_tokenizer(tmp_path)
     with pytest.raises(CourseError, match="different models"):
         load_tokenizer(published(tmp_path, "v3_bpe.model", padded_vocab_size=320))
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CourseError, match="not readable JSON"):
-        load_tokenizer(tmp_path)
+    for name in ("tokenizer_config.json", "config.json"):
+        for broken in ("{", "[]"):
+            (tmp_path / name).write_text(broken)
+            with pytest.raises(CourseError, match=f"{name} is not readable JSON"):
+                load_tokenizer(tmp_path)

@@ -405,6 +405,6 @@ def test_what_was_trained_is_talked_to_and_served_from_the_command_line(recipe, 
     monkeypatch.setattr("uvicorn.run", lambda app, **address: None)
     trained = [settings["model_name_or_path"], "--device", "cpu", "--trained", str(root / "one")]
     assert chatglm_main(["chat", *trained]) == 0
-    monkeypatch.setattr(sys, "argv", ["serve", *trained])
+    monkeypatch.setattr(sys, "argv", ["serve", *trained, "--port", "0"])
     serve_main()
     assert len(used) == 2 and all(isinstance(model, PeftModel) for model in used)

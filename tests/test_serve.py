@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import ClassVar
 
 import numpy as np
 import openai
@@ -18,7 +20,8 @@ import psutil
 import pytest
 from chatglm_scripted import ScriptedGlm, answer_ids, published_folder, tiny_model, tokenizer_of
 
-from course_utils import serve
+from course_utils import chatglm, serve
+from course_utils.chatglm.prompts import prompt_parts
 from course_utils.serve import Service, _load_embedder, main, start
 
 
@@ -311,14 +314,60 @@ def slow_service(length: int) -> Service:
     return answering
 
 
-def test_clients_take_turns():
-    answering = slow_service(20)
+def test_clients_take_turns_in_the_order_of_arrival(monkeypatch):
+    prepare = serve.stream_chat
+    arrived = threading.Semaphore(0)
+    monkeypatch.setattr(serve, "stream_chat", lambda *args, **options: arrived.release() or prepare(*args, **options))
+    answering = slow_service(100)
+    questions = [f"question {i}" for i in (3, 0, 5, 1, 4, 2)]
     with running(answering) as url:
         with ThreadPoolExecutor(6) as pool:
-            answers = list(pool.map(lambda i: call(url, {"prompt": f"question {i}"})[0], range(6)))
+            asked = []
+            for question in questions:
+                asked.append(pool.submit(call, url, {"prompt": question}))
+                assert arrived.acquire(timeout=30)
             assert call(f"{url}/health")[1]["status"] == "ok"
-    assert answers == [200] * 6
+        assert [answer.result()[0] for answer in asked] == [200] * 6
     assert answering.model.most == 1
+    encode = answering.tokenizer.encode_prompt
+    assert answering.model.prompts == [
+        encode(prompt_parts(3, [{"role": "user", "content": question}])) for question in questions
+    ]
+
+
+def test_who_leaves_before_the_turn_is_not_embedded():
+    class Embedder:
+        asked: ClassVar[list] = []
+
+        def encode(self, texts):
+            self.asked.append(texts)
+            return np.zeros((len(texts), 2), dtype=np.float32)
+
+        def tokenize(self, texts):
+            return {"input_ids": texts}
+
+    answering = slow_service(6000)
+    answering.embedder = Embedder()
+    with running(answering) as url:
+        host, port = url.removeprefix("http://").split(":")
+
+        def send(path: str, data: dict) -> socket.socket:
+            connection = socket.create_connection((host, int(port)))
+            body = json.dumps(data).encode()
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            return connection
+
+        talking = send("/", {"prompt": "?"})
+        while answering.model.steps < 5:
+            time.sleep(0.01)
+        send("/v1/embeddings", {"input": "gone"}).close()
+        with ThreadPoolExecutor(1) as pool:
+            staying = pool.submit(call, f"{url}/v1/embeddings", {"input": "here"})
+            time.sleep(0.2)
+            talking.close()
+            assert staying.result()[0] == 200
+    assert Embedder.asked == [["here"]]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -498,10 +547,48 @@ def test_the_command_serves_a_published_folder(tmp_path):
 
 
 def test_the_command_explains_a_wrong_folder(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["serve", str(tmp_path / "nowhere")])
+    monkeypatch.setattr(sys, "argv", ["serve", str(tmp_path / "nowhere"), "--port", "0"])
     with pytest.raises(SystemExit, match="not a folder"):
         main()
     folder = published_folder(3, tmp_path / "model")
-    monkeypatch.setattr(sys, "argv", ["serve", str(folder), "--embeddings", str(folder), "--device", "cpu"])
+    monkeypatch.setattr(sys, "argv", ["serve", str(folder), "--embeddings", str(folder), "--device=cpu", "--port=0"])
     with pytest.raises(SystemExit, match="sentence-transformers"):
         main()
+
+
+@pytest.mark.parametrize(
+    ("option", "cure"),
+    [
+        ("--port=99999", "argument --port: give a whole number from 0 to 65535"),
+        ("--port=-1", "argument --port: give a whole number from 0 to 65535"),
+        ("--max-tokens=0", "argument --max-tokens: give a whole number from 1 up"),
+        ("--max-body=-1", "argument --max-body: give a whole number from 1 up"),
+        ("--max-body=x", "argument --max-body: invalid whole_number value: 'x'"),
+    ],
+)
+def test_the_command_refuses_numbers_that_cannot_be(monkeypatch, capsys, option, cure):
+    monkeypatch.setattr(sys, "argv", ["serve", "folder", option])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert cure in capsys.readouterr().err
+
+
+def test_the_command_explains_a_taken_port_before_it_loads(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(sys, "argv", ["serve", str(tmp_path), f"--port={taken.getsockname()[1]}"])
+        with pytest.raises(SystemExit, match=r"listen on 127\.0\.0\.1:\d+ \([^(]+\): choose another --port"):
+            main()
+
+
+def test_ctrl_c_while_the_model_loads_is_no_traceback(monkeypatch, tmp_path, capsys):
+    def interrupted(*args, **options):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(chatglm, "load_chatglm", interrupted)
+    folder = published_folder(3, tmp_path / "model")
+    monkeypatch.setattr(sys, "argv", ["serve", str(folder), "--port=0"])
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as end:  # the latter would end the other tests too
+        main()
+    assert end.type is SystemExit and end.value.code == 130
+    assert "Interrupted" in capsys.readouterr().err

@@ -109,13 +109,18 @@ def prompt_parts(generation: int, messages: Sequence[Message], ask: bool = True)
 
 def _rounds(generation: int, messages: Sequence[Message], ask: bool) -> list[str]:
     """The first two generations: numbered rounds in one text, then the answer."""
-    *earlier, last = messages if ask else messages[:-1]
-    if last["role"] != "user":
+    if not ask and (not messages or messages[-1]["role"] != "assistant"):
+        raise CourseError(
+            "the conversation ends without an answer: to ask for one, set add_generation_prompt=True (or ask=True)",
+            "对话不是以回答结尾：若要请模型回答，请设置 add_generation_prompt=True（或 ask=True）",
+        )
+    asked = messages if ask else messages[:-1]
+    if not asked or asked[-1]["role"] != "user":
         raise CourseError(
             "the answer must follow a question: the message before it has the role 'user'",
             "回答必须紧跟在提问之后：它前面那条消息的角色应为 'user'",
         )
-    past, query = as_pairs(earlier), last["content"]
+    past, query = as_pairs(asked[:-1]), asked[-1]["content"]
     if generation == 1:
         # A first question stands bare; rounds count from 0.
         text = "".join(f"[Round {i}]\n问：{q}\n答：{a}\n" for i, (q, a) in enumerate(past))

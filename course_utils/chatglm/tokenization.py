@@ -9,6 +9,7 @@ import base64
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -112,8 +113,14 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         """Write conversations as this generation reads them, from parts instead of a text template.
 
         A template would join the control tokens and the users' words into one text and take it apart again;
-        then a user could write control tokens.
+        then a user could write control tokens. What a call would also ask of a template is refused.
         """
+        if unknown := [name for name, value in kwargs.items() if value]:
+            raise CourseError(
+                f"a ChatGLM's chat template has no {', '.join(unknown)}: leave it out, and shorten a long conversation "
+                "by its oldest rounds",
+                f"ChatGLM 的对话模板不支持 {'、'.join(unknown)}：请去掉；对话太长时，请略去最早的几轮",
+            )
         batched = bool(conversation) and not isinstance(conversation[0], dict)
         prompts = []
         for messages in conversation if batched else [conversation]:
@@ -315,8 +322,12 @@ def load_tokenizer(folder: str | Path, generation: int | None = None) -> ChatGLM
     The generation is read from the folder. Second and third hardly differ there: where config.json has lost
     the name of its model, the third is assumed, or say which with `generation`.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    if generation not in (None, *TOKENIZERS):
+        raise CourseError(
+            f"there is no generation {generation!r:.40}: give one of {', '.join(map(str, TOKENIZERS))}, or nothing",
+            f"没有第 {generation!r:.40} 代：请给出 {'、'.join(map(str, TOKENIZERS))} 之一，或不给",
+        )
+    if not isinstance(folder, str | Path) or not (folder := Path(folder)).is_dir():
         raise CourseError(
             f"{folder} is not a folder: give the folder that holds config.json and the tokenizer file",
             f"{folder} 不是文件夹：请给出放有 config.json 和分词器文件的文件夹",
@@ -372,12 +383,10 @@ def _generation(folder: Path, tokenizer_config: dict[str, Any]) -> int:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise CourseError(
-            f"{path} is not readable JSON: fetch it again", f"{path} 不是可读的 JSON：请重新下载"
-        ) from None
+    with suppress(OSError, ValueError):
+        if isinstance(content := json.loads(path.read_text(encoding="utf-8")), dict):
+            return content
+    raise CourseError(f"{path} is not readable JSON: fetch it again", f"{path} 不是可读的 JSON：请重新下载")
 
 
 def _register() -> None:
