@@ -158,7 +158,10 @@ def published_folder(generation: int, folder: Path) -> Path:
     common = {"model_type": "chatglm", "num_layers": 1, "hidden_size": hidden, "num_attention_heads": 2}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**common, "layernorm_epsilon": 1e-5, **config}))
-    save_file({name: torch.randn(shape) * 0.1 for name, shape in shapes.items()}, folder / "model.safetensors")
+    tensors = {name: torch.randn(shape) * 0.1 for name, shape in shapes.items()}
+    if generation == 1:  # the same matrix twice, as published
+        tensors["lm_head.weight"] = tensors["transformer.word_embeddings.weight"].clone()
+    save_file(tensors, folder / "model.safetensors")
     vocabulary = ("v1_bpe.model", "ice_text.model") if generation == 1 else ("v3_bpe.model", "tokenizer.model")
     shutil.copyfile(TOKENIZERS / vocabulary[0], folder / vocabulary[1])
     return folder

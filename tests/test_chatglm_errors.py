@@ -2,11 +2,13 @@
 
 import errno
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -15,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from course_utils import CourseError
 from course_utils.chatglm import convert, load_chatglm, load_prefix, loading, memory
 from course_utils.chatglm.__main__ import main
-from course_utils.chatglm.published import StoredTensor
+from course_utils.chatglm.published import StoredTensor, open_bin
 from course_utils.runtime import GIB, GPU
 
 FIXTURES = Path(__file__).parent / "fixtures" / "chatglm"
@@ -43,7 +45,9 @@ def edit_config(folder: Path, **changes) -> None:
 
 
 def test_no_folder_and_unreadable_config(folder):
-    assert "no config.json" in error_of(load_chatglm, folder / "nowhere")
+    for wrong in (folder / "nowhere", folder / "model.safetensors", None):
+        assert f"no config.json in {wrong}" in error_of(load_chatglm, wrong)
+        assert f"no config.json in {wrong}" in error_of(convert, wrong, folder / "out")
     (folder / "config.json").write_text('{"model_type": ')
     assert "not readable JSON" in error_of(load_chatglm, folder)
 
@@ -57,6 +61,40 @@ def test_config_of_another_model(folder):
 def test_config_that_lacks_a_field(folder):
     edit_config(folder, kv_channels=None)
     assert "lacks 'kv_channels'" in error_of(load_chatglm, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hidden_size", None),
+        ("num_layers", "28"),
+        ("num_attention_heads", 0),
+        ("padded_vocab_size", "x"),
+        ("kv_channels", [8]),
+        ("layernorm_epsilon", "1e-5"),
+        ("rope_ratio", "1"),
+        ("quantization_bit", "4"),
+        ("quantization_bit", 3),
+        ("torch_dtype", ["float16"]),
+        ("eos_token_id", "x"),
+        ("pad_token_id", {}),
+    ],
+)
+def test_config_with_a_value_that_no_model_has(folder, name, value):
+    config = json.loads((folder / "config.json").read_text()) | {name: value}
+    (folder / "config.json").write_text(json.dumps(config))
+    message = error_of(load_chatglm, folder, device="cpu")
+    assert "config.json" in message and name in message and "download this file again" in message
+
+
+@pytest.mark.parametrize("value", [None, "24", 0])
+def test_converted_config_with_a_value_that_no_model_has(folder, tmp_path, value):
+    out = convert(folder, tmp_path / "out")
+    config = json.loads((out / "config.json").read_text()) | {"head_dim": "x", "hidden_size": value}
+    (out / "config.json").write_text(json.dumps(config))
+    assert f"hidden_size = {value!r}" in error_of(load_chatglm, out)
+    (out / "config.json").write_text(json.dumps(config | {"hidden_size": 48}))
+    assert "head_dim" in error_of(load_chatglm, out)
 
 
 def test_config_and_weights_of_different_models(folder):
@@ -85,22 +123,55 @@ def test_missing_shard(folder):
     assert "2 of 2 weight files are missing" in message and "download" in message
 
 
-@pytest.mark.parametrize("kept", [0, 5, 1000, 0.5, 0.999])
-@pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_truncated_file(folder, kind, kept):
+def rewritten(folder: Path, kind: str) -> Path:
+    """The weights of the folder in a file of this kind."""
     file = folder / "model.safetensors"
-    if kind == "bin":
-        torch.save(load_file(file), folder / "pytorch_model.bin")
+    if kind != "safetensors":
+        tensors = load_file(file)
         file.unlink()
         file = folder / "pytorch_model.bin"
+        torch.save(tensors, file, _use_new_zipfile_serialization=kind == "bin")
+    return file
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_one_file_is_whole_and_the_indexes_lead_nowhere(folder, kind):
+    rewritten(folder, kind)
+    for content in ('{"weight_map": {"a": "model-00001-of-00002"}}', "[]"):
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            (folder / f"{name}.index.json").write_text(content)
+        assert load_chatglm(folder, device="cpu").num_parameters() == 133_952
+
+
+@pytest.mark.parametrize("kept", [0, 5, 1000, 0.5, 0.999])
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "old bin"])
+def test_truncated_file(folder, kind, kept):
+    file = rewritten(folder, kind)
     content = file.read_bytes()
     file.write_bytes(content[: kept if isinstance(kept, int) else int(len(content) * kept)])
     message = error_of(load_chatglm, folder)
     assert file.name in message and "download it again" in message
 
 
-def test_damaged_index(folder):
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
+@pytest.mark.parametrize("kind", ["bin", "old bin"])
+def test_damaged_bin(folder, kind):
+    """Wherever the pickle is cut or damaged, and whatever unpickling it raises."""
+    file = rewritten(folder, kind)
+    content = file.read_bytes()
+    pickled = range(0, 4000, 97)
+    for place in pickled:
+        file.write_bytes(content[:place] if kind == "old bin" else content[:place] + b"\xff" + content[place + 1 :])
+        os.utime(file, ns=(place, place))
+        try:
+            open_bin(file)
+        except CourseError as error:
+            assert "pytorch_model.bin is" in error.text.en
+
+
+@pytest.mark.parametrize("content", ['{"weight_map": ', "[]", '{"weight_map": {"a": {}}}', '{"weight_map": {"a": 1}}'])
+def test_damaged_index(folder, content):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(content)
     assert "index.json is damaged" in error_of(load_chatglm, folder)
 
 
@@ -129,6 +200,12 @@ def test_wrong_options(folder):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_gpu_that_is_not_there(folder):
     assert "device='cpu'" in error_of(load_chatglm, folder, device="cuda")
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available() or torch.xpu.is_available(), reason="there is such a device")
+@pytest.mark.parametrize("device", ["mps", "xpu", "hpu", torch.device("mps")])
+def test_other_device_that_is_not_there(folder, device):
+    assert "device='cpu'" in error_of(load_chatglm, folder, device=device)
 
 
 def test_gpu_that_this_torch_is_not_built_for(folder, monkeypatch):
@@ -192,6 +269,18 @@ def test_a_large_model_needs_room_for_a_conversation(monkeypatch):
     loading._check_memory(3 * GIB, cpu, {})
 
 
+def test_a_container_has_less_memory_than_its_machine(tmp_path, monkeypatch):
+    cpu, machine = torch.device("cpu"), psutil.virtual_memory()._replace(available=20 * GIB)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: machine)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert memory.free_bytes(cpu) == 20 * GIB  # no container
+    (tmp_path / "memory.current").write_text(f"{7 * GIB}\n")
+    (tmp_path / "memory.stat").write_text(f"anon {2 * GIB}\nactive_file {GIB}\ninactive_file {4 * GIB}\n")
+    for limit, free_now in {"max": 20 * GIB, str(8 * GIB): 6 * GIB, str(64 * GIB): 20 * GIB}.items():
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert memory.free_bytes(cpu) == free_now
+
+
 def test_a_gpu_that_is_too_small(folder, free):
     free |= {"cuda": 2**16, "cpu": 2**30}
     assert ": use device='cpu', or take" in error_of(load_chatglm, folder)
@@ -241,8 +330,15 @@ def test_progress_bar_of_a_long_load(folder, monkeypatch, capsys, shown):
 
 def test_too_little_disk(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    assert "free on the disk" in error_of(convert, folder, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert "free on the disk" in error_of(convert, folder, tmp_path / "new" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_convert_into_new_folders_and_under_a_file(folder, tmp_path):
+    message = error_of(convert, folder, folder / "config.json" / "new" / "out")
+    assert f"{folder / 'config.json'} is a file" in message
+    out = convert(folder, tmp_path / "new" / "folders" / "out")
+    assert load_chatglm(out, device="cpu").num_parameters() == 133_952
 
 
 @pytest.mark.parametrize(
@@ -343,7 +439,8 @@ def test_command_line(folder, tmp_path, capsys):
     assert main(["convert", str(folder), str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert main(["inspect", str(tmp_path / "out")]) == 0
-    assert "native" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "import course_utils.chatglm.loading, course_utils.chatglm.tokenization" in shown and "native" in shown
     assert main(["convert", str(folder), str(tmp_path / "out")]) == 1
     shown = capsys.readouterr()
     assert "exists already" in shown.err and "Traceback" not in shown.err
@@ -364,5 +461,5 @@ def test_interrupted_while_a_model_is_read(folder, tmp_path, monkeypatch, capsys
 
     monkeypatch.setattr(StoredTensor, "read", interrupted)
     assert main(["convert", str(folder), str(tmp_path / "out")]) == 130
-    assert capsys.readouterr().err.startswith("Interrupted") and len(asked) == 3
+    assert capsys.readouterr().err.startswith("Interrupted") and len(asked) >= 3
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -9,17 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from chatglm_scripted import published_folder
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, DynamicCache, GlmForCausalLM
 
 from course_utils.chatglm import add_prefix, convert, load_chatglm, load_prefix
-from course_utils.chatglm.modeling import (
-    ChatGLM1Config,
-    ChatGLM1ForCausalLM,
-    position_pairs,
-    rotary_table,
-    visibility,
-)
+from course_utils.chatglm.modeling import position_pairs, rotary_table, visibility
 
 FIXTURES = Path(__file__).parent / "fixtures" / "chatglm"
 NATIVE = ["v3_mqa2", "v3_mha", "v3_mqa2_prefix"]
@@ -52,17 +47,7 @@ def assert_same_decoding(model, name: str) -> None:
     reference = expected(name)
     ids = reference["input_ids"]
     assert_close(model(ids).logits, reference["prefill_logits"])
-    out = model.generate(
-        ids,
-        max_new_tokens=9,
-        do_sample=False,
-        eos_token_id=NEVER,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    assert out.sequences[:, ids.shape[1] :][:, :8].tolist() == reference["greedy_ids"].tolist()
-    # The reference stores the logits after each greedy token, `generate` those before it.
-    assert_close(torch.stack(out.logits[1:9], dim=1), reference["greedy_logits"])
+    assert_same_greedy(model, ids, reference["greedy_ids"], reference["greedy_logits"])
 
 
 @torch.no_grad()
@@ -73,8 +58,23 @@ def assert_same_batch(model, name: str) -> None:
     mask = mask if name in NATIVE else torch.cat((torch.ones_like(mask[:1]), (torch.arange(14) >= 4).long()[None]))
     logits = model(ids, attention_mask=mask).logits
     assert_close(logits[mask.bool()], reference["batch_prefill_logits"][mask.bool()])
-    out = model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False, eos_token_id=NEVER)
-    assert out[:, ids.shape[1] :].tolist() == reference["batch_greedy_ids"].tolist()
+    assert_same_greedy(model, ids, reference["batch_greedy_ids"], reference["batch_greedy_logits"], attention_mask=mask)
+
+
+def assert_same_greedy(model, ids: torch.Tensor, tokens: torch.Tensor, logits: torch.Tensor, **options) -> None:
+    """The reference stores the logits after each greedy token, `generate` those before it."""
+    steps = tokens.shape[1]
+    out = model.generate(
+        ids,
+        max_new_tokens=steps + 1,
+        do_sample=False,
+        eos_token_id=NEVER,
+        output_logits=True,
+        return_dict_in_generate=True,
+        **options,
+    )
+    assert out.sequences[:, ids.shape[1] : -1].tolist() == tokens.tolist()
+    assert_close(torch.stack(out.logits[1:], dim=1), logits)
 
 
 def assert_same_loss(model, name: str) -> None:
@@ -104,8 +104,7 @@ def test_first_generation_fills_a_mask_inside_the_text(name):
     model, reference = load(name), expected(name)
     ids = reference["mask_input_ids"]
     assert_close(model(ids).logits, reference["mask_prefill_logits"])
-    out = model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=NEVER)
-    assert out[:, ids.shape[1] :].tolist() == reference["mask_greedy_ids"].tolist()
+    assert_same_greedy(model, ids, reference["mask_greedy_ids"], reference["mask_greedy_logits"])
 
 
 def test_first_generation_positions_mask_and_frequencies():
@@ -227,6 +226,45 @@ def test_prefix_without_projection_in_the_first_generation(tmp_path):
     )
 
 
+@torch.no_grad()
+def test_prefix_with_projection_in_the_third_generation(tmp_path):
+    """A network whose last layer is solved so that it makes the reference's table must do what the table does."""
+    tensors = load_file(FIXTURES / "v3_mqa2_prefix" / "model.safetensors")
+    part = "transformer.prefix_encoder."
+    table = tensors.pop(part + "embedding.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    shutil.copy(FIXTURES / "v3_mqa2_prefix" / "config.json", tmp_path)
+    model = load_chatglm(tmp_path, device="cpu")
+    prefix = add_prefix(model, len(table), projection=True)
+    hidden = prefix.trans[:2](prefix.embedding.weight)
+    prefix.trans[2].weight.copy_(torch.linalg.lstsq(hidden, table, driver="gelsd").solution.T)
+    saved = {part + name: value for name, value in prefix.state_dict().items()}
+    torch.save(saved, tmp_path / "prefix.bin")
+    again = load_prefix(load_chatglm(tmp_path, device="cpu"), tmp_path / "prefix.bin")
+    assert again.config.prefix_projection
+    assert_same_as_published(again, "v3_mqa2_prefix")
+
+
+@torch.no_grad()
+def test_the_long_variant_of_the_second_generation_divides_its_positions(tmp_path):
+    folder = shutil.copytree(FIXTURES / "v3_mqa2", tmp_path / "chatglm2-6b-32k")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"rope_ratio": 16, "_name_or_path": "THUDM/chatglm2-6b-32k"}
+    (folder / "config.json").write_text(json.dumps(config))
+    ids = expected("v3_mqa2")["input_ids"]
+    logits = load_chatglm(folder, device="cpu")(ids).logits
+    assert_close(logits, load("v3_mqa2")(ids, position_ids=torch.arange(ids.shape[1])[None] / 16).logits)
+    assert (logits - expected("v3_mqa2")["prefill_logits"]).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_half_precision_keeps_the_frequencies_of_the_later_generations_exact():
+    """`.half()` after loading would round them."""
+    model = load("v3_mqa2", dtype="float16")
+    assert model.dtype is torch.float16 and model.model.rotary_emb.inv_freq.dtype is torch.float32
+    assert torch.equal(model.model.rotary_emb.inv_freq, load("v3_mqa2").model.rotary_emb.inv_freq)
+
+
 @pytest.mark.parametrize("name", PREFIXED)
 def test_prefix_inside_a_full_checkpoint(name):
     model = load({"v3_mqa2_prefix": "v3_mqa2", "v1_prefixproj": "v1_base"}[name])
@@ -262,6 +300,16 @@ def test_a_fresh_prefix_trains_alone_and_comes_back(name, projection, tmp_path):
         assert_close(again(ids).logits, model(ids).logits)
 
 
+@pytest.mark.parametrize("name", ["v3_mqa2", "v1_base"])
+def test_each_example_has_a_dropout_of_its_own_in_the_prefix(name):
+    prefix = add_prefix(load(name).train(), 4)
+    for values in prefix(2, torch.float32):
+        for kind in values:
+            assert kind.shape[0] == 2 and not torch.equal(kind[0], kind[1])
+    for values in prefix.eval()(2, torch.float32):
+        assert all(torch.equal(kind[0], kind[1]) for kind in values)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_prefix_stays_in_float32(dtype, tmp_path):
     for name in PREFIXED:
@@ -293,19 +341,22 @@ def test_gradient_checkpointing_gives_the_same_gradients(name):
         torch.testing.assert_close(gradients[1][key], value, msg=key)
 
 
-def test_tied_matrices_are_loaded_once():
+def test_tied_matrices_are_loaded_once(tmp_path):
     """The published first generation stores its output matrix twice; it must stay one."""
-    config = ChatGLM1Config(
-        vocab_size=40,
-        hidden_size=16,
-        num_layers=1,
-        num_attention_heads=2,
-        inner_hidden_size=32,
-        bos_token_id=30,
-    )
-    model = ChatGLM1ForCausalLM(config)
+    model = load_chatglm(published_folder(1, tmp_path), device="cpu")
     assert model.lm_head.weight is model.transformer.word_embeddings.weight
-    assert (config.mask_token_id, config.gmask_token_id) == (26, 27)
+
+
+@torch.no_grad()
+def test_matrices_that_training_has_parted_stay_two(tmp_path):
+    folder = published_folder(1, tmp_path / "published")
+    ids = torch.tensor([[100, 200, 300, 6, 9]])
+    logits = load_chatglm(folder, device="cpu")(ids).logits
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] *= -2
+    save_file(tensors, folder / "model.safetensors")
+    assert_close(load_chatglm(folder, device="cpu")(ids).logits, -2 * logits)
+    assert_close(load_chatglm(convert(folder, tmp_path / "native"), device="cpu")(ids).logits, -2 * logits)
 
 
 def test_generation_features():

@@ -17,7 +17,7 @@ NAMES = {1: "ChatGLM-6B", 2: "ChatGLM2-6B", 3: "ChatGLM3-6B", 4: "GLM-4"}
 
 
 def inspect(folder: Path) -> str:
-    """What lies in a folder and what of it fits this machine. Reads headers only."""
+    """What lies in a folder and what of it fits this machine. Reads headers and a few rows."""
     raw = read_config(folder)
     files = weight_files(folder)
     config, tensors = translate(folder, raw)
@@ -77,6 +77,14 @@ def main(arguments: list[str] | None = None) -> int:
             print(inspect(given.folder))
         elif given.command == "convert":
             print(f"written: {convert(given.folder, given.out)}")
+            imports = "import course_utils.chatglm.loading, course_utils.chatglm.tokenization"
+            print(
+                Text(
+                    f"In a program of your own, `{imports}` first: the library has no class for the first generation, "
+                    "for quantised weights, and for these tokenizers.",
+                    f"在自己的程序中请先运行 `{imports}`：第一代模型、量化的权重和这些分词器在库中没有对应的类。",
+                )
+            )
         else:
             from course_utils.chatglm.conversation import terminal_chat
             from course_utils.chatglm.tokenization import load_tokenizer

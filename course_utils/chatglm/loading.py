@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, GenerationConfig, GlmForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -31,6 +32,7 @@ from course_utils.chatglm.published import (
     native_config,
     native_tensors,
     open_tensors,
+    output_is_embedding,
     quantization_bits,
     read_config,
     weight_files,
@@ -60,8 +62,8 @@ def load_chatglm(
     The second generation and later become transformers' own `GlmForCausalLM`. Weights are read one at a time
     and go straight to their device; nothing is written to disk.
     """
-    folder = Path(folder)
     raw = read_config(folder)
+    folder = Path(folder)
     config, tensors = translate(folder, raw)
     prefix = prefix_tensors(tensors)
     tensors = {name: tensor for name, tensor in tensors.items() if PREFIX_NAMES not in name}
@@ -103,11 +105,13 @@ def load_chatglm(
 def translate(folder: Path, raw: dict[str, Any]) -> tuple[PreTrainedConfig, Tensors]:
     """The configuration and the unread tensors of a folder, in the words of the class that will hold them."""
     stored = open_tensors(weight_files(folder))
-    if raw["model_type"] != "chatglm":
-        return AutoConfig.from_pretrained(folder), stored
     try:
+        if raw["model_type"] != "chatglm":
+            return AutoConfig.from_pretrained(folder), stored
         if generation_of(raw) == 1:
             config = first_generation_config(raw)
+            # Training may have parted the two, and then each is needed.
+            config.tie_word_embeddings &= output_is_embedding(stored)
             tensors = first_generation_tensors(stored, config)
         else:
             config = native_config(raw)
@@ -116,6 +120,12 @@ def translate(folder: Path, raw: dict[str, Any]) -> tuple[PreTrainedConfig, Tens
         raise CourseError(
             f"config.json in {folder} lacks {missing}: download this file again.",
             f"{folder} 中的 config.json 缺少 {missing}：请重新下载该文件。",
+        ) from None
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        reason = str(error).rpartition("\n")[2].strip()
+        raise CourseError(
+            f"config.json in {folder} makes no configuration ({reason}): download this file again.",
+            f"{folder} 中的 config.json 无法使用（{reason}）：请重新下载该文件。",
         ) from None
     if bits := quantization_bits(raw):
         config.quantization_config = {"quant_method": "rowwise", "bits": bits}
@@ -130,8 +140,11 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 def convert(folder: str | Path, out: str | Path) -> Path:
     """Write `folder` as a native checkpoint, which `AutoModelForCausalLM` and other tools read, to `out`.
 
-    The tokenizer goes along where the folder has one. `out` appears when it is complete.
+    The tokenizer goes along where the folder has one. `out` appears when it is complete. The library has no class
+    for the first generation, for quantised weights, and for the tokenizers: a program of your own finds ours after
+    `import course_utils.chatglm.loading, course_utils.chatglm.tokenization`.
     """
+    raw = read_config(folder)
     folder, out = Path(folder), Path(out)
     if out.exists():
         raise CourseError(
@@ -143,13 +156,16 @@ def convert(folder: str | Path, out: str | Path) -> Path:
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.model", "ice_text.model"))
     tokenizer = load_tokenizer(folder) if has_tokenizer else None
     # Loading checks this as well, but there the caller can quantise and here not.
-    raw = read_config(folder)
     dtype = _pick_dtype("auto", raw, torch.device("cpu"))
     _check_memory(needed_bytes(translate(folder, raw)[1], dtype), torch.device("cpu"), {})
     need = sum(file.stat().st_size for file in weight_files(folder))
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(out.parent).free
+    existing = next(parent for parent in out.absolute().parents if parent.exists())
+    if not existing.is_dir():
+        raise CourseError(
+            f"{existing} is a file, so there can be no {out}: give another place.",
+            f"{existing} 是一个文件，无法在其下创建 {out}：请给出其他位置。",
+        )
+    free = shutil.disk_usage(existing).free
     if need > free:
         raise CourseError(
             f"The converted model takes {gib(need)} and {gib(free)} are free on the disk of {out}: free some, or "
@@ -158,6 +174,8 @@ def convert(folder: str | Path, out: str | Path) -> Path:
             "或给出另一块磁盘上的文件夹。",
         )
     model = load_chatglm(folder, device="cpu")
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(out) as part:
         model.save_pretrained(part)
         if tokenizer is not None:

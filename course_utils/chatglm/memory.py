@@ -1,5 +1,8 @@
 """How much memory a checkpoint needs, and how much there is."""
 
+import math
+from pathlib import Path
+
 import psutil
 import torch
 
@@ -7,6 +10,8 @@ from course_utils.chatglm.published import Tensors
 from course_utils.chatglm.quantization import quantized_tensors
 from course_utils.messages import CourseError
 from course_utils.runtime import GIB, free_gpu_bytes, gpu_obstacle, probe_gpu
+
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def needed_bytes(tensors: Tensors, dtype: torch.dtype) -> int:
@@ -34,8 +39,8 @@ def needed_bytes_by_bitsandbytes(tensors: Tensors, dtype: torch.dtype, bits: int
 def with_margin(need: int) -> int:
     """What has to be free for weights of `need` bytes to be of use.
 
-    A gibibyte on top is for the cache of a conversation, and what a step computes with. For the small models of the
-    course that is too little to ask for.
+    A gibibyte on top is for the cache of a conversation, what a step computes with and, before, the 0.4 GiB that
+    quantising works in. For the small models of the course that is too little to ask for.
     """
     return need + GIB if need >= GIB else need
 
@@ -44,7 +49,18 @@ def free_bytes(device: torch.device) -> int:
     """Memory on `device` that this process can have now."""
     if device.type == "cuda":
         return free_gpu_bytes(device)
-    return psutil.virtual_memory().available
+    return min(psutil.virtual_memory().available, _free_bytes_of_container())
+
+
+def _free_bytes_of_container() -> float:
+    """What the limit of a container leaves; psutil sees the whole machine from within it."""
+    try:
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        pages = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        # Pages of files count as used. They make way when memory is needed, and weights just downloaded fill many.
+        return limit - used + int(pages["active_file"]) + int(pages["inactive_file"])
+    except (OSError, ValueError, KeyError):  # not in a container, or in one without a limit ("max")
+        return math.inf
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -68,6 +84,14 @@ def pick_device(device: str | torch.device) -> torch.device:
                 f"There is no device {device!r}: torch sees {count} GPU(s), counted from 0. Give 'cuda:0' or 'auto'.",
                 f"没有设备 {device!r}：torch 找到 {count} 块 GPU，从 0 开始编号。请给出 'cuda:0' 或 'auto'。",
             )
+        return chosen
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, ImportError):  # which of them depends on the kind of device
+        raise CourseError(
+            f"This machine has no device {device!r} that torch can use: use device='cpu' or 'auto'.",
+            f"本机没有 torch 可用的设备 {device!r}：请用 device='cpu' 或 'auto'。",
+        ) from None
     return chosen
 
 

@@ -222,10 +222,10 @@ class PrefixEncoder(nn.Module):
 
     def forward(self, batch: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
         """Key and value of each layer, each [batch, heads, length, head_dim]."""
-        prefix = self.dropout(self.trans(self.embedding.weight))  # [length, layers·2·heads·head_dim]
+        prefix = self.trans(self.embedding.weight)  # [length, layers·2·heads·head_dim]
         prefix = prefix.to(dtype).view(self.length, self.layers, 2, self.heads, self.head_dim)
         prefix = prefix.permute(1, 2, 3, 0, 4)  # [layers, 2, heads, length, head_dim]
-        prefix = prefix[:, :, None].expand(-1, -1, batch, -1, -1, -1)
+        prefix = self.dropout(prefix[:, :, None].expand(-1, -1, batch, -1, -1, -1))  # anew for each example
         return [(key, value) for key, value in prefix]
 
 

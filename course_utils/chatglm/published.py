@@ -5,7 +5,6 @@ query, key and value in one matrix. `native_config` and `native_tensors` transla
 """
 
 import json
-import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,13 +25,37 @@ from course_utils.messages import CourseError
 
 NATIVE_TYPES = ("glm", ChatGLM1Config.model_type)
 
+# What these entries can be, where they are there; anything else would fail much later and far away.
+_SIZES = (
+    "hidden_size",
+    "num_layers",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "multi_query_group_num",
+    "kv_channels",
+    "ffn_hidden_size",
+    "inner_hidden_size",
+    "intermediate_size",
+    "vocab_size",
+    "padded_vocab_size",
+    "seq_length",
+    "max_sequence_length",
+)
+_ALLOWED: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(_SIZES, lambda value: type(value) is int and value > 0),
+    **dict.fromkeys(("layernorm_epsilon", "rope_ratio"), lambda value: type(value) in (int, float) and value > 0),
+    **dict.fromkeys(("torch_dtype", "dtype"), lambda value: value is None or isinstance(value, str)),
+    "quantization_bit": lambda value: value in (None, 0, 4, 8),
+}
+
 
 def read_config(folder: str | Path) -> dict[str, Any]:
     """config.json of a ChatGLM folder, published or converted."""
-    path = Path(folder) / "config.json"
     try:
+        path = Path(folder) / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, TypeError):  # TypeError: `folder` is no path at all
         raise CourseError(
             f"There is no config.json in {folder}: give the folder that holds the downloaded model files.",
             f"{folder} 中没有 config.json：请给出存放已下载模型文件的文件夹。",
@@ -50,6 +73,12 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             f"{path} 描述的是 {model_type!r} 类型的模型，不是 ChatGLM：请用 transformers 的 AutoModelForCausalLM "
             "加载它，或给出 ChatGLM-6B、ChatGLM2-6B、ChatGLM3-6B、GLM-4-9B-chat 的文件夹。",
         )
+    for name, is_allowed in _ALLOWED.items():
+        if name in config and not is_allowed(config[name]):
+            raise CourseError(
+                f"{path} says {name} = {config[name]!r}, which no ChatGLM has: download this file again.",
+                f"{path} 中 {name} = {config[name]!r}，没有这样的 ChatGLM：请重新下载该文件。",
+            )
     return config
 
 
@@ -195,24 +224,30 @@ _SAFETENSORS_DTYPES = {
 def weight_files(folder: str | Path) -> list[Path]:
     """The files that hold the weights: one, or the shards that an index names. All of them are there."""
     folder = Path(folder)
+    problems = []  # what one format lacks matters only where the other is not whole either
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
         if index.is_file():
             try:
                 shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError):
-                raise damaged(index) from None
-            missing = [shard for shard in shards if not (folder / shard).is_file()]
-            if missing:
-                raise CourseError(
-                    f"{len(missing)} of {len(shards)} weight files are missing from {folder} ({missing[0]} first): "
-                    "download the folder again, finished files are kept.",
-                    f"{folder} 缺少 {len(shards)} 个权重文件中的 {len(missing)} 个（首先是 {missing[0]}）："
-                    "请重新下载，已完成的文件会保留。",
+                missing = [shard for shard in shards if not (folder / shard).is_file()]
+            except (ValueError, KeyError, TypeError, AttributeError):
+                problems.append(damaged(index))
+            else:
+                if not missing:
+                    return [folder / shard for shard in shards]
+                problems.append(
+                    CourseError(
+                        f"{len(missing)} of {len(shards)} weight files are missing from {folder} ({missing[0]} first): "
+                        "download the folder again, finished files are kept.",
+                        f"{folder} 缺少 {len(shards)} 个权重文件中的 {len(missing)} 个（首先是 {missing[0]}）："
+                        "请重新下载，已完成的文件会保留。",
+                    )
                 )
-            return [folder / shard for shard in shards]
         if (folder / name).is_file():
             return [folder / name]
+    if problems:
+        raise problems[0]
     raise CourseError(
         f"There are no weights in {folder} (model.safetensors or pytorch_model.bin, or their index): download the "
         "folder again.",
@@ -317,7 +352,7 @@ def open_bin(file: Path) -> Tensors:
     changed = file.stat().st_mtime_ns
     try:
         content = _load_bin(file, changed)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError):
+    except Exception:  # what unpickling damaged bytes raises can be anything
         raise damaged(file) from None
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
@@ -387,3 +422,12 @@ def first_generation_tensors(published: Tensors, config: ChatGLM1Config) -> Tens
     """The first generation keeps its names. Its files hold the tied output matrix a second time."""
     dropped = (*_ROTARY_TABLES, "lm_head.weight") if config.tie_word_embeddings else _ROTARY_TABLES
     return {name: tensor for name, tensor in published.items() if not name.endswith(dropped)}
+
+
+def output_is_embedding(published: Tensors) -> bool:
+    """Whether the output matrix in these files is the embedding again, by 32 rows spread over both."""
+    matrices = [published.get(name) for name in ("transformer.word_embeddings.weight", "lm_head.weight")]
+    if None in matrices:
+        return True
+    places = range(0, matrices[0].shape[0], max(1, matrices[0].shape[0] // 32))
+    return all(torch.equal(*(matrix.rows(slice(row, row + 1)).read() for matrix in matrices)) for row in places)

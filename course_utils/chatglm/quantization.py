@@ -176,12 +176,17 @@ def quantized_tensors(tensors: Tensors, bits: int) -> Tensors:
 
 
 def _by_blocks(tensor: StoredTensor, compute: Callable[[Tensor], Tensor], rows: Rows) -> Tensor:
-    """`compute` of some rows of a matrix. Never is more than a block of it, and what is made of it, in memory:
-    transformers asks for up to four matrices at a time, and a whole one takes a quarter of a GiB.
+    """`compute` of some rows of a matrix, of which no more than a block is in memory at a time.
+
+    transformers asks for up to four matrices at once, and a whole one takes a quarter of a GiB.
     """
     chosen = tensor.rows(rows)
-    blocks = (chosen.rows(slice(start, start + BLOCK)) for start in range(0, chosen.shape[0], BLOCK))
-    return torch.cat([compute(block.read()) for block in blocks])
+    for start in range(0, chosen.shape[0], BLOCK):
+        block = compute(chosen.rows(slice(start, start + BLOCK)).read())
+        if start == 0:
+            result = block.new_empty(chosen.shape[0], *block.shape[1:])
+        result[start : start + BLOCK] = block
+    return result
 
 
 def bitsandbytes_config(kind: str, device: torch.device, dtype: torch.dtype) -> BitsAndBytesConfig:
