@@ -50,7 +50,7 @@ def execute(notebook: NotebookNode, folder: Path) -> tuple[float, int]:
     client = NotebookClient(
         notebook,
         km=kernel,
-        timeout=280,
+        timeout=840,
         record_timing=False,
         store_widget_state=False,
         coalesce_streams=True,

@@ -70,5 +70,6 @@ class TensorBoard:
             raise CourseError(
                 f"The curves in {self.folder} cannot be written ({error.strerror}): make room on the disk or choose "
                 "another folder, then go on from the last checkpoint.",
-                f"无法写出 {self.folder} 中的曲线（{error.strerror}）：请清理磁盘或换一个文件夹，再从最后一个检查点继续。",
+                f"无法写出 {self.folder} 中的曲线（{error.strerror}）：请清理磁盘或换一个文件夹，"
+                "再从最后一个检查点继续。",
             ) from None
