@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import signal
 from collections.abc import Generator
 from functools import cache
 
@@ -9,6 +10,9 @@ import pytest
 
 from tools import ROOT, network_attempts, seal
 
+# A shell lets what it starts in the background ignore Ctrl-C, which children inherit; some tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 NO_NETWORK = ROOT / "tests" / "no_network"
 started_open = str(NO_NETWORK) not in os.environ.get("PYTHONPATH", "").split(os.pathsep)
 seal()
