@@ -73,6 +73,16 @@ def test_the_wrong_kind_of_thing_is_named(exercise, answer, name):
     assert getattr(check(), exercise).diagnose(answer).name == name
 
 
+def test_one_scale_for_all_rows_is_known_in_any_shape():
+    """The stub returns a column, so whoever takes one scale for the matrix may well repeat it for each row."""
+
+    def repeated(W, bits):
+        scale = (W.abs().max() / (2 ** (bits - 1) - 1)).expand(len(W), 1)
+        return (W / scale).round(), scale
+
+    assert check().quantize_rows.diagnose(repeated).name == "one scale for the whole matrix"
+
+
 def test_scales_may_come_as_a_column_or_as_a_list():
     right = check()._quantize_rows
     assert check().quantize_rows.diagnose(lambda W, bits: (right(W, bits)[0], right(W, bits)[1][:, 0])).kind == "right"

@@ -186,20 +186,23 @@ def test_cutoff_len_shares_the_room():
         examples(3, [both], but(LORA, max_source_length=3))
 
 
-def chat_tokenizer():
-    words = Tokenizer(
-        models.WordLevel({"<pad>": 0, "<end>": 1, "<u>": 2, "<a>": 3, "hi": 4, "ho": 5}, unk_token="<pad>")
+def chat_tokenizer(user, assistant, words, splitter, gap=""):
+    """One token for each word, and a template that marks who speaks; `gap` stands behind all that it writes."""
+    special = ["<pad>", "<end>", user, assistant]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*special, *words])}, unk_token="<pad>"))
+    backend.pre_tokenizer = splitter
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<end>", additional_special_tokens=special[2:]
     )
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<end>")
     tokenizer.chat_template = (
-        "{% for m in messages %}<u> {{ m.content }} {% endfor %}{% if add_generation_prompt %}<a> {% endif %}"
+        f"{{% for m in messages %}}{{{{ '{user}' if m.role == 'user' else '{assistant}' }}}}{gap}"
+        f"{{{{ m.content }}}}{gap}{{% endfor %}}{{% if add_generation_prompt %}}{assistant}{gap}{{% endif %}}"
     )
     return tokenizer
 
 
 def test_any_model_with_a_chat_template_can_be_trained(tmp_path):
-    tokenizer = chat_tokenizer()
+    tokenizer = chat_tokenizer("<u>", "<a>", ["hi", "ho"], pre_tokenizers.WhitespaceSplit(), gap=" ")
     config = Qwen2Config(
         vocab_size=8,
         hidden_size=16,
@@ -224,20 +227,11 @@ def test_any_model_with_a_chat_template_can_be_trained(tmp_path):
 def deepseek(tmp_path, monkeypatch):
     """A small random model under DeepSeek's name and with its parts: one token for each character, a template."""
     items, questions = (load_alpaca(DATA / f"magic_conch{part}.json") for part in ("", "_heldout"))
-    special = ["<pad>", "<end>", "<｜User｜>", "<｜Assistant｜>"]
     characters = sorted({*"".join(f"{item.instruction}{item.input}{item.output}" for item in [*items, *questions])})
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*special, *characters])}, unk_token="<pad>"))
-    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="<end>", additional_special_tokens=special[2:]
-    )
-    tokenizer.chat_template = (
-        "{% for m in messages %}{{ '<｜User｜>' if m.role == 'user' else '<｜Assistant｜>' }}{{ m.content }}"
-        "{% endfor %}"
-        "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
-    )
+    splitter = pre_tokenizers.Split("", "isolated")
+    tokenizer = chat_tokenizer("<｜User｜>", "<｜Assistant｜>", characters, splitter)
     config = Qwen2Config(
-        vocab_size=len(special) + len(characters),
+        vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=1,

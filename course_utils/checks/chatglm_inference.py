@@ -445,7 +445,10 @@ def _rows(function: Callable) -> list[Seen]:
                 f"the whole numbers have the shape {tuple(whole.shape)}, W has {tuple(W.shape)}: one for each weight.",
                 f"整数的形状是 {tuple(whole.shape)}，而 W 是 {tuple(W.shape)}：每个权重对应一个。",
             )
-        seen += [Seen(situation, scale.flatten()), Seen(situation, whole)]
+        scale = scale.flatten()
+        if len(scale.unique()) == 1:  # one for all rows stays one, however often it is written down
+            scale = scale[:1]
+        seen += [Seen(situation, scale), Seen(situation, whole)]
     return seen
 
 
