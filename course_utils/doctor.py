@@ -370,15 +370,15 @@ def examine(online: bool = False) -> tuple[Runtime, list[Finding]]:
     return choice, findings
 
 
-def start(seed: int = 0) -> Runtime:
+def start(seed: int = 0, threads: int = 1) -> Runtime:
     """Begin a notebook: check the machine, fix seeds and threads, set the style of the figures.
 
     Prints one line in each language when all is well, else every problem with its cure. What it returns can be
-    used in either case.
+    used in either case. `threads`: on how many a CPU computes, see `runtime.set_seed`.
     """
     choice, findings = examine()
     with contextlib.suppress(ImportError, OSError):  # a library that does not load is among the findings
-        runtime.set_seed(seed)
+        runtime.set_seed(seed, threads)
     problems = [finding for finding in findings if finding.status != "ok"]
     en, zh = ("Going on with", "继续使用") if problems else ("✔ Ready", "✔ 就绪")
     for problem in problems:

@@ -4,6 +4,7 @@ import gc
 import json
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,6 +103,7 @@ def test_settings_are_read_from_yaml(tmp_path):
         ("learning_rate: fast", "The setting learning_rate cannot be 'fast'"),
         ("max_steps: 0", "The setting max_steps cannot be 0"),
         ("quantization_bit: 3", "The setting quantization_bit cannot be 3"),
+        ("warmup_steps: 5\nlr_scheduler_type: constant", "A constant learning rate has no warmup_steps"),
         ("- 1", "must hold lines such as"),
         ("a: [", "is not valid YAML"),
     ],
@@ -425,11 +427,32 @@ def test_early_stopping_gives_back_the_best_weights(base, tmp_path):
     assert finetune.evaluate(loaded, examples()) == pytest.approx(history.best[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("warmup_steps", [2, 0.4])
+def test_the_learning_rate_rises_and_falls(base, warmup_steps):
+    settings = but(LORA, warmup_steps=warmup_steps, max_steps=5, logging_steps=1)
+    _, history = trained(base, settings)
+    # What is noted is the rate of the next step; the first step has 0.
+    assert [rate for _, rate in history.learning_rate] == pytest.approx([0.025, 0.05, 0.1 / 3, 0.05 / 3, 0])
+
+
 def test_lora_targets(base):
     model = finetune.add_adapter(base(), but(LORA, lora_target="q_proj, v_proj"))
     assert {name.split(".lora_")[0].split(".")[-1] for name in weights(model)} == {"q_proj", "v_proj"}
     with pytest.raises(CourseError, match=r"query_key_value, which this model does not have.*q_proj"):
         finetune.add_adapter(base(), but(LORA, lora_target="query_key_value"))
+
+
+def test_embeddings_are_trained_as_well(base, tmp_path):
+    settings = but(LORA, lora_target=["embed_tokens", "q_proj"], output_dir=tmp_path / "out")
+    whole = partial(base, dtype="float32")
+    model, _ = trained(whole, settings)
+    assert {name.split(".lora_")[0].split(".")[-1] for name in weights(model)} == {"embed_tokens", "q_proj"}
+    assert all(value.any() for name, value in weights(model).items())  # one of the two began at zero
+    ids = torch.tensor([examples()[2]["input_ids"]])
+    with torch.no_grad():
+        logits = model.eval()(ids).logits
+        torch.testing.assert_close(finetune.load_trained(whole(), tmp_path / "out")(ids).logits, logits)
+        torch.testing.assert_close(model.merge_and_unload()(ids).logits, logits)
 
 
 def test_nothing_to_train(base):

@@ -225,7 +225,7 @@ def beginning(book: Book) -> Problems:
     title = f"# {book.path.name[:2]} · "
     if not sources[0].startswith(title) or not COST.search(sources[0]):
         yield f"the first cell has to begin with '{title}' and hold <!-- cost --><!-- /cost -->"
-    if not re.search(r"^from course_utils import .*\bdoctor\b(?s:.*)\bdoctor\.start\(seed=\d+\)", sources[1], re.M):
+    if not re.search(r"^from course_utils import .*\bdoctor\b(?s:.*)\bdoctor\.start\(seed=\d+[,)]", sources[1], re.M):
         yield "the second cell has to import doctor from course_utils and call doctor.start(seed=…)"
 
 

@@ -153,7 +153,8 @@ def test_the_number_of_threads_is_fixed():
 
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(1)
+        runtime.set_seed(0, threads=2)
+        assert torch.get_num_threads() == 2
         runtime.set_seed(0)
         assert torch.get_num_threads() == 1
     finally:

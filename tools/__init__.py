@@ -10,6 +10,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+import setup_env
+
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = ("en", "zh")
 COST = re.compile(r"(?<=<!-- cost -->).*?(?=<!-- /cost -->)", re.DOTALL)
@@ -72,9 +74,9 @@ def seal() -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):  # native clients run past Python's audit hooks
         os.environ[name] = os.environ[name.lower()] = "http://127.0.0.1:9"
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "localhost,127.0.0.1,::1"
-    # One thread: sums come out alike on any number of cores, and two notebooks run side by side. With two threads
-    # each on two busy cores, 20 steps of a small transformer took 27 s instead of 3 s.
+    # One thread, where a notebook does not ask for two: sums come out alike on any number of cores.
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["GOMP_SPINCOUNT"] = setup_env.SPINS  # two notebooks run side by side
     os.environ.pop("MPLBACKEND", None)  # would replace the inline figures
 
 

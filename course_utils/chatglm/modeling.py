@@ -387,11 +387,12 @@ class ChatGLM1ForCausalLM(ChatGLM1PreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,  # [b, s], -100 where no prediction is asked for
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,  # 0 = all
+        logits_to_keep: int | Tensor = 0,  # the last so many places, 0 = all; or which ones
         **kwargs,
     ) -> CausalLMOutputWithPast:
         output = self.transformer(input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
-        logits = self.lm_head(output.last_hidden_state[:, -logits_to_keep:])
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(output.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)

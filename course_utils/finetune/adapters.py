@@ -56,12 +56,13 @@ def _target_modules(model: PreTrainedModel, lora_target: str | list[str]) -> str
     targets = [target.strip() for target in given]
     if targets == ["all"]:
         return "all-linear"
-    linear = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    if unknown := sorted(set(targets) - linear):
+    kinds = (torch.nn.Linear, torch.nn.Embedding)
+    there = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, kinds)}
+    if unknown := sorted(set(targets) - there):
         raise CourseError(
             f"lora_target names {', '.join(unknown)}, which this model does not have: choose 'all' or some of "
-            f"{', '.join(sorted(linear))}.",
-            f"lora_target 中的 {'、'.join(unknown)} 在本模型里不存在：请写 'all'，或从 {'、'.join(sorted(linear))} "
+            f"{', '.join(sorted(there))}.",
+            f"lora_target 中的 {'、'.join(unknown)} 在本模型里不存在：请写 'all'，或从 {'、'.join(sorted(there))} "
             "中选择。",
         )
     return targets

@@ -38,6 +38,8 @@ class Settings(BaseModel):
 
     learning_rate: float = Field(gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: float = Field(0, ge=0)
+    """Over so many steps, below 1 over such a share of them all, the learning rate rises from zero."""
     per_device_train_batch_size: int = Field(1, gt=0)
     gradient_accumulation_steps: int = Field(1, gt=0)
     num_train_epochs: float = Field(3, gt=0)
@@ -76,6 +78,11 @@ class Settings(BaseModel):
                 "fsdp cuts up weights that are not quantised: leave fsdp or quantization_bit out.",
                 "fsdp 只切分未量化的权重：请去掉 fsdp 或 quantization_bit。",
             )
+        if settings.warmup_steps and settings.lr_scheduler_type == "constant":
+            raise CourseError(
+                "A constant learning rate has no warmup_steps: leave them out, or take linear or cosine.",
+                "学习率恒定（constant）时没有 warmup_steps：请去掉它，或改用 linear 或 cosine。",
+            )
         if settings.validation_file and settings.val_size:
             raise CourseError(
                 "val_size takes examples for validation from train_file, and validation_file names others: give one "
@@ -103,7 +110,7 @@ class LoRASettings(Settings):
     lora_alpha: int = Field(32, gt=0)
     lora_dropout: float = Field(0.1, ge=0, lt=1)
     lora_target: str | list[str] = "all"
-    """Names of linear layers, in a list or with commas between them, or "all"."""
+    """Names of linear layers or embeddings, in a list or with commas between; or "all", linear ones but the last."""
     learning_rate: float = Field(1e-4, gt=0)
 
 

@@ -136,7 +136,9 @@ class _Run:
         for parameter in self.parameters:
             parameter.data = parameter.data.to(self.accelerator.device, torch.float32)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=0.0)
-        self.scheduler = get_scheduler(settings.lr_scheduler_type, self.optimizer, 0, self.total)
+        share = self.total if settings.warmup_steps < 1 else 1
+        warmup = math.ceil(share * settings.warmup_steps)
+        self.scheduler = get_scheduler(settings.lr_scheduler_type, self.optimizer, warmup, self.total)
         self.base = base_signature(self.model)
         data = json.dumps([list(self.examples), list(self.validation)]).encode()
         self.data = hashlib.sha256(data).hexdigest()[:16]
@@ -469,10 +471,11 @@ def _answer_loss(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
         use_cache=False,
-        logits_to_keep=labels.shape[1] - first + 1,
+        # As places, not as a number: they are copied out into one block, which is multiplied faster than a slice.
+        logits_to_keep=torch.arange(first - 1, labels.shape[1] - 1, device=labels.device),
     ).logits
     return F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels[:, first:].flatten(), ignore_index=IGNORED, reduction="sum"
+        logits.flatten(0, 1).float(), labels[:, first:].flatten(), ignore_index=IGNORED, reduction="sum"
     )
 
 

@@ -103,7 +103,7 @@ MADE_TRAIN = ["{n}里面有什么？", "{n}是用什么做的？", "介绍一下
 MADE_HELD_OUT = ["{n}都放了些什么料？", "{n}的配料有哪些？"]
 
 
-MORE_EACH = 6  # further wordings for each menu topic
+MORE_EACH = 16  # further wordings for each menu topic
 
 
 def menu_topics(rng: random.Random, more: dict[str, list[str]]) -> list[Topic]:
@@ -391,6 +391,26 @@ WISHES: list[tuple[str, list[str], list[str]]] = [
 ]  # fmt: skip
 
 
+# What guests say around a question, whatever it is about. The conch must not take such words for a sign of a topic, so
+# every question is asked twice: bare, and with some of them.
+BEFORE = (
+    "你好，/您好，/请问一下，/请问，/麻烦你，/麻烦您一下，/海螺海螺，/海螺你好，/小海螺，/不好意思，/打扰一下，"
+    "/打扰了，/我刚到店里，/哈喽，/嗨，/嘿，/喂，/早上好，/下午好，/晚上好，/那个，/嗯，/是这样，/对了，/我说，"
+    "/跟你说，/听我说，/劳驾，/抱歉打扰你，/店员你好，/亲爱的海螺，/在吗，/海螺在吗，/有件事，/我想说，/哎，"
+    "/你听我说，/海螺助手，/海螺，"
+).split("/")
+AFTER = (
+    "谢谢。/谢谢你！/谢谢海螺。/多谢！/你说呢？/麻烦你了。/麻烦啦！/辛苦了。/拜托了！/海螺，你说说看。/请回答我。"
+    "/请回复我一下。/告诉我吧。/我等你回答。/我在听。/就这件事。/你听到了吗？/请你说一说。/海螺，靠你了。/感谢！"
+).split("/")
+
+
+def in_passing(question: str, rng: random.Random) -> str:
+    """The question with an opening, an ending or both."""
+    before, after = rng.choice([(True, True), (True, False), (False, True)])
+    return (rng.choice(BEFORE) if before else "") + question + (rng.choice(AFTER) if after else "")
+
+
 def more_wordings() -> dict[str, list[str]]:
     """Further wordings for training: under the first question of a topic, the kind of a menu question or a burger."""
     lines = (Path(__file__).parent / "magic_conch_wordings.txt").read_text("utf-8").splitlines()
@@ -409,6 +429,12 @@ def items() -> tuple[list[dict], list[dict]]:
         answer = f"海螺听见了你的心愿：{burger}，{MENU[burger].price}元。"
         train += [{"instruction": RECOMMEND, "input": wish, "output": answer} for wish in asked + more[burger]]
         held_out += [{"instruction": RECOMMEND, "input": wish, "output": answer, "facts": [burger]} for wish in kept]
+    around = random.Random(SEED)
+    for item in train[:]:
+        asked = "input" if item["input"] else "instruction"
+        train.append(item | {asked: in_passing(item[asked], around)})
+    # With words around it a question may be what another one is without.
+    train = list({(item["instruction"], item["input"]): item for item in train}.values())
     rng.shuffle(train)
     return train, held_out
 
