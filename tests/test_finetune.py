@@ -498,6 +498,19 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted(base, tmp_path, gen
     assert all(torch.equal(value, weights(again)[name]) for name, value in weights(model).items())
 
 
+def test_a_checkpoint_that_is_older_than_a_setting(base, tmp_path):
+    settings = but(LORA, output_dir=tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        trained(base, settings, callbacks=[killed_at(3)])
+    path = tmp_path / "out" / "checkpoint-000002" / "training.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["same"]["warmup_steps"]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(CourseError, match="other values of warmup_steps:"):
+        trained(base, but(settings, warmup_steps=1), resume=True)
+    trained(base, settings, resume=True)
+
+
 def test_only_the_last_checkpoints_stay_where_that_is_asked(base, tmp_path):
     settings = but(LORA, output_dir=tmp_path / "out", save_total_limit=2)
     with pytest.raises(KeyboardInterrupt):

@@ -308,7 +308,9 @@ class _Run:
 
     def check_unchanged(self, record: dict[str, Any], checkpoint: Path) -> None:
         now = self.record()["same"]
-        changed = sorted(name for name in now if record["same"].get(name) != now[name])
+        # A setting that is newer than the checkpoint had what is now its default.
+        before = {name: option.default for name, option in type(self.settings).model_fields.items()} | record["same"]
+        changed = sorted(name for name in now if before.get(name) != now[name])
         if changed:
             raise CourseError(
                 f"{checkpoint} was written with other values of {', '.join(changed)}: go on with the old ones, or give "
