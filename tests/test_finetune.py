@@ -261,7 +261,7 @@ def test_the_notebooks_cell_for_deepseek(deepseek, monkeypatch, capsys):
     exec(cell.replace("float16", "float32"), names)
     assert len(names["answers_qwen"]) == 4 and "0 of 4 right, 1.0 GiB" in capsys.readouterr().out
     curve = names["curve"]
-    assert [step for step, _ in curve] == [10, 20, 30, 40, 50, 60] and curve[-1][1] < curve[0][1]
+    assert [step for step, _ in curve] == [10, 20] and curve[-1][1] < curve[0][1]
 
 
 def test_an_adapter_is_not_put_on_a_model_that_holds_it_already(base, tmp_path):
