@@ -162,8 +162,9 @@ def test_the_conch_keeps_to_the_menu(conch):
         for name, price in re.findall(r"([^，。：是]+)，(\d+)元", item.output):
             assert prices[name] == int(price), item
             about_prices += 1
-        # Only who asks for the cheapest or the dearest (最, 顶天) or for a delivery (送, 骑手) names no dish.
-        if re.search("多少钱|价格是|怎么卖", item.instruction) and not re.search("送|骑手|最|顶天", item.instruction):
+        # Only who asks for the cheapest or the dearest (最, 顶天) or for a delivery (起送, 配送, 骑手) names no dish.
+        other = re.search("起送|配送|骑手|最|顶天", item.instruction)
+        if re.search("多少钱|价格是|怎么卖", item.instruction) and not other:
             (named,) = [name for name in prices if name in item.instruction]
             assert f"{prices[named]}元" in item.output, item
     assert about_prices >= 5 * len(prices)
