@@ -354,7 +354,7 @@ def test_loss_and_gradient_are_means_over_answer_tokens_however_a_step_is_cut(ba
     mean.backward()
     start = weights(model)
     # Other than Adam, plain descent shows how large the gradient was.
-    monkeypatch.setattr(torch.optim, "AdamW", lambda parameters, lr, weight_decay: torch.optim.SGD(parameters, lr))
+    monkeypatch.setattr(torch.optim, "AdamW", lambda parameters, lr, **_: torch.optim.SGD(parameters, lr))
     for size, parts in ((5, 1), (1, 5)):
         cut = but(settings, per_device_train_batch_size=size, gradient_accumulation_steps=parts)
         again, history = trained(base, cut)
@@ -425,6 +425,19 @@ def test_early_stopping_gives_back_the_best_weights(base, tmp_path):
     assert all(torch.equal(value, weights(again)[name]) for name, value in weights(model).items())
     loaded = finetune.load_trained(base(), tmp_path / "out")
     assert finetune.evaluate(loaded, examples()) == pytest.approx(history.best[1], rel=1e-5)
+
+
+def test_how_long_squares_of_gradients_are_averaged(base, monkeypatch):
+    seen = {}
+
+    def adamw(parameters, **options):
+        seen.update(options)
+        return AdamW(parameters, **options)
+
+    AdamW = torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, "AdamW", adamw)
+    trained(base, but(LORA, max_steps=1, adam_beta2=0.98))
+    assert seen["betas"] == (0.9, 0.98)
 
 
 @pytest.mark.parametrize("warmup_steps", [2, 0.4])

@@ -40,6 +40,8 @@ class Settings(BaseModel):
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: float = Field(0, ge=0)
     """Over so many steps, below 1 over such a share of them all, the learning rate rises from zero."""
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    """AdamW averages the squares of a gradient over about 1 / (1 - adam_beta2) steps: 1,000, or 50 with 0.98."""
     per_device_train_batch_size: int = Field(1, gt=0)
     gradient_accumulation_steps: int = Field(1, gt=0)
     num_train_epochs: float = Field(3, gt=0)

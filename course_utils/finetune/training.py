@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import extract_model_from_parallel, set_seed
 from packaging.version import Version
 from peft import PeftModel
 from safetensors import SafetensorError
@@ -135,7 +135,8 @@ class _Run:
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         for parameter in self.parameters:
             parameter.data = parameter.data.to(self.accelerator.device, torch.float32)
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=0.0)
+        betas = 0.9, settings.adam_beta2
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, betas=betas, weight_decay=0.0)
         share = self.total if settings.warmup_steps < 1 else 1
         warmup = math.ceil(share * settings.warmup_steps)
         self.scheduler = get_scheduler(settings.lr_scheduler_type, self.optimizer, warmup, self.total)
@@ -466,19 +467,19 @@ def _cut_up(model: PreTrainedModel | PeftModel, accelerator: Accelerator) -> Non
 
 def _answer_loss(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """The cross-entropy of each answer token after all before it, summed up."""
-    labels = batch["labels"]
-    # Scores for the whole vocabulary are dear: none are computed before the first answer of the batch begins.
-    first = max(1, int((labels != IGNORED).any(0).int().argmax()))
-    logits = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        use_cache=False,
-        # As places, not as a number: they are copied out into one block, which is multiplied faster than a slice.
-        logits_to_keep=torch.arange(first - 1, labels.shape[1] - 1, device=labels.device),
-    ).logits
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(), labels[:, first:].flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    following = batch["labels"][:, 1:]
+    asked = F.pad(following != IGNORED, (0, 1))  # [b, s], True where the next token belongs to an answer
+    # Scores for the whole vocabulary are dear, so the output layer gets to see no other places. The model's own
+    # argument logits_to_keep takes such a mask only in the latest versions of transformers.
+    head = extract_model_from_parallel(model).get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][asked],))
+    try:
+        logits = model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        ).logits  # [answer tokens, vocab_size]
+    finally:
+        hook.remove()
+    return F.cross_entropy(logits.float(), following[asked[:, :-1]], reduction="sum")
 
 
 def _chosen(step: int, total: int, batch: int, lengths: Sequence[int], seed: int) -> list[int]:
